@@ -1,0 +1,3 @@
+//! The `gatehouse-admin` binary.
+
+fn main() {}

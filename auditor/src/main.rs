@@ -1,0 +1,3 @@
+//! The `gatehouse-auditor` binary.
+
+fn main() {}

@@ -1,0 +1,174 @@
+//! A queue of byte records in one file: what a process could not hand over before it died is there at its next start.
+//!
+//! Each record is its length and its CRC-32, 4 little-endian bytes each, and its bytes. [`Spool::append`] returns when they are on disk. A record cut short by
+//! a crash was never acknowledged; it is cut off at the next start. Records read again after a crash were handed over already: the reader must
+//! know how to drop repeats.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+use anyhow::Context as _;
+
+const HEADER_LEN: usize = 8;
+const HEADER: u64 = HEADER_LEN as u64;
+
+/// See the module's head. One process opens it at a time: the slot of a component instance.
+#[derive(Debug)]
+pub(super) struct Spool {
+    file: File,
+    front: u64,
+    end: u64,
+    max: u64,
+}
+
+impl Spool {
+    /// Opens or makes the file, and cuts off what a crash left half-written.
+    pub(super) fn open(path: &Path, max: u64) -> anyhow::Result<Self> {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+        }
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = file.with_context(|| format!("open {}", path.display()))?;
+        let length = file.metadata()?.len();
+        let mut spool = Self { file, front: 0, end: length, max };
+        let mut whole = 0;
+        while let Some(record) = spool.read(whole)? {
+            whole += HEADER + record.len() as u64;
+        }
+        if whole < length {
+            tracing::warn!(spool = %path.display(), bytes = length - whole, "cut off a record that a crash left half-written");
+            spool.file.set_len(whole)?;
+        }
+        spool.end = whole;
+        Ok(spool)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.front == self.end
+    }
+
+    /// Bytes that wait.
+    pub(super) fn len(&self) -> u64 {
+        self.end - self.front
+    }
+
+    /// Appends one record and waits for the disk. On an error nothing was appended.
+    pub(super) fn append(&mut self, record: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(record.len()).map_err(io::Error::other)?;
+        let end = self.end + HEADER + u64::from(length);
+        if end > self.max {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the spool is full"));
+        }
+        let mut framed = Vec::with_capacity(record.len() + HEADER_LEN);
+        framed.extend_from_slice(&length.to_le_bytes());
+        framed.extend_from_slice(&crc32fast::hash(record).to_le_bytes());
+        framed.extend_from_slice(record);
+        let written = self.file.write_all_at(&framed, self.end).and_then(|()| self.file.sync_data());
+        match written {
+            Ok(()) => self.end = end,
+            // What is there of it would look like a record at the next start.
+            Err(_) => self.file.set_len(self.end)?,
+        }
+        written
+    }
+
+    /// The oldest record, if any.
+    pub(super) fn front(&self) -> io::Result<Option<Vec<u8>>> {
+        self.read(self.front)
+    }
+
+    /// Passes over the oldest record. It stays in the file until [`Spool::clear`].
+    pub(super) fn pop_front(&mut self) {
+        if let Ok(Some(record)) = self.front() {
+            self.front += HEADER + record.len() as u64;
+        }
+    }
+
+    /// Empties the file once everything was passed over.
+    pub(super) fn clear(&mut self) -> io::Result<()> {
+        if self.is_empty() && self.end > 0 {
+            self.file.set_len(0)?;
+            self.file.sync_data()?;
+            (self.front, self.end) = (0, 0);
+        }
+        Ok(())
+    }
+
+    fn read(&self, at: u64) -> io::Result<Option<Vec<u8>>> {
+        if at + HEADER > self.end {
+            return Ok(None);
+        }
+        let mut header = [0; HEADER_LEN];
+        self.file.read_exact_at(&mut header, at)?;
+        let [l0, l1, l2, l3, c0, c1, c2, c3] = header;
+        let length = u64::from(u32::from_le_bytes([l0, l1, l2, l3]));
+        if at + HEADER + length > self.end {
+            return Ok(None);
+        }
+        let mut record = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut record, at + HEADER)?;
+        Ok((crc32fast::hash(&record) == u32::from_le_bytes([c0, c1, c2, c3])).then_some(record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(spool: &mut Spool) -> Vec<Vec<u8>> {
+        let mut records = Vec::new();
+        while let Some(record) = spool.front().unwrap() {
+            records.push(record);
+            spool.pop_front();
+        }
+        records
+    }
+
+    #[test]
+    fn records_survive_a_restart_in_order_until_they_are_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("edge-0.spool");
+        let mut spool = Spool::open(&path, 1 << 20).unwrap();
+        spool.append(b"one").unwrap();
+        spool.append(b"").unwrap();
+        spool.append(b"three").unwrap();
+        spool.pop_front();
+        drop(spool);
+        let mut spool = Spool::open(&path, 1 << 20).unwrap();
+        assert_eq!(drain(&mut spool), [&b"one"[..], b"", b"three"], "passed over is not cleared");
+        spool.clear().unwrap();
+        spool.append(b"four").unwrap();
+        drop(spool);
+        assert_eq!(drain(&mut Spool::open(&path, 1 << 20).unwrap()), [b"four"]);
+    }
+
+    #[test]
+    fn a_record_that_a_crash_cut_short_anywhere_is_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("edge-0.spool");
+        let mut spool = Spool::open(&path, 1 << 20).unwrap();
+        spool.append(b"whole").unwrap();
+        let kept = spool.len();
+        spool.append(b"torn").unwrap();
+        let whole = fs::read(&path).unwrap();
+        for cut in kept..whole.len() as u64 {
+            fs::write(&path, &whole[..usize::try_from(cut).unwrap()]).unwrap();
+            let mut spool = Spool::open(&path, 1 << 20).unwrap();
+            spool.append(b"next").unwrap();
+            assert_eq!(drain(&mut spool), [&b"whole"[..], b"next"], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_full_spool_refuses_and_keeps_what_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(&dir.path().join("s"), 20).unwrap();
+        spool.append(b"12345").unwrap();
+        assert_eq!(spool.append(b"too much").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(drain(&mut spool), [b"12345"]);
+    }
+}

@@ -1,0 +1,262 @@
+//! One way to be a process: arguments → configuration → telemetry → runtime → signals → `serve` → drain within the budget → exit code.
+
+use std::{
+    env,
+    future::Future,
+    io::Write as _,
+    path::PathBuf,
+    pin::Pin,
+    process::{self, ExitCode},
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    Process,
+    config::{Config, Problem, Reader, Shared, Source},
+    exit,
+    sockets::Inherited,
+    telemetry,
+};
+
+/// After aborting, how long `serve` may take to notice before the process ends without it.
+const LAST_GRACE: Duration = Duration::from_millis(500);
+
+/// The command line of every component.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The configuration file [default: /etc/gatehouse/gateway.toml]
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Check the configuration, print every problem, and exit: 0 or 78
+    #[arg(long)]
+    check: bool,
+    /// Bring the tables that this component owns up to date, and exit
+    #[arg(long)]
+    migrate: bool,
+    /// With --migrate: print what would be done
+    #[arg(long, requires = "migrate")]
+    dry_run: bool,
+}
+
+type Migrate<C> = fn(Arc<Shared>, C, bool) -> Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+
+/// Boots one component.
+#[derive(Clone, Copy, Debug)]
+pub struct Boot<C> {
+    name: &'static str,
+    single_threaded: bool,
+    migrate: Option<Migrate<C>>,
+}
+
+impl<C: Config> Boot<C> {
+    /// `name` is the component's: `edge`, and its binary `gatehouse-edge`.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, single_threaded: false, migrate: None }
+    }
+
+    /// Runs everything on the main thread, which then lives as long as the process.
+    #[must_use]
+    pub const fn single_threaded(mut self) -> Self {
+        self.single_threaded = true;
+        self
+    }
+
+    /// What `--migrate` does; the flag is refused without. The last argument is `--dry-run`.
+    #[must_use]
+    pub const fn migrations(mut self, migrate: Migrate<C>) -> Self {
+        self.migrate = Some(migrate);
+        self
+    }
+
+    /// Runs to the end. `main` returns what this returns.
+    pub fn run<F>(self, serve: impl FnOnce(Process, C) -> F) -> ExitCode
+    where
+        F: Future<Output = anyhow::Result<()>>,
+    {
+        let arguments = match self.arguments() {
+            Ok(arguments) => arguments,
+            Err(code) => return code,
+        };
+        let (shared, config) = match read::<C>(arguments.config.as_deref()) {
+            Ok(read) => read,
+            Err(problems) => {
+                print_problems(&problems);
+                return ExitCode::from(exit::CONFIG);
+            }
+        };
+        if arguments.check {
+            return ExitCode::from(exit::OK);
+        }
+        // Nothing else has opened a descriptor yet.
+        let inherited = match Inherited::from_env() {
+            Ok(inherited) => inherited,
+            Err(error) => {
+                eprintln!("gatehouse-{}: {error}", self.name);
+                return ExitCode::from(exit::CONFIG);
+            }
+        };
+        let instance = env::var("GATEWAY_INSTANCE").ok().and_then(|number| number.parse().ok()).unwrap_or(0);
+        let telemetry = telemetry::init(self.name, instance, shared.log, &shared.sentry);
+        let code = match self.runtime() {
+            Ok(runtime) => {
+                let code = runtime.block_on(async {
+                    match self.migrate {
+                        Some(migrate) if arguments.migrate => self.report(migrate(Arc::new(shared), config, arguments.dry_run).await),
+                        _ => self.live(Process::new(self.name, instance, shared, inherited), config, serve).await,
+                    }
+                });
+                // A task that blocks its thread must not hold up the end.
+                runtime.shutdown_timeout(LAST_GRACE);
+                code
+            }
+            Err(error) => self.report(Err(error.into())),
+        };
+        drop(telemetry);
+        ExitCode::from(code)
+    }
+
+    fn arguments(&self) -> Result<Arguments, ExitCode> {
+        let command = Arguments::command()
+            .name(format!("gatehouse-{}", self.name))
+            .version(env!("CARGO_PKG_VERSION"))
+            .about(format!("The {} of Gatehouse. The supervisor starts it; see `gatehouse --help`.", self.name))
+            .mut_arg("migrate", |arg| arg.hide(self.migrate.is_none()))
+            .mut_arg("dry_run", |arg| arg.hide(self.migrate.is_none()));
+        let parsed = command.try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
+        let print = |error: clap::Error| {
+            let code = if error.use_stderr() { exit::USAGE } else { exit::OK };
+            // Nobody may be reading; there is nothing to do about it.
+            let _unread = error.print();
+            ExitCode::from(code)
+        };
+        let arguments = parsed.map_err(print)?;
+        if arguments.migrate && self.migrate.is_none() {
+            eprintln!("gatehouse-{}: owns no tables, so there is nothing to migrate", self.name);
+            return Err(ExitCode::from(exit::USAGE));
+        }
+        Ok(arguments)
+    }
+
+    fn runtime(&self) -> std::io::Result<Runtime> {
+        let mut builder = if self.single_threaded { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+        builder.enable_all().build()
+    }
+
+    async fn live<F>(&self, process: Process, config: C, serve: impl FnOnce(Process, C) -> F) -> u8
+    where
+        F: Future<Output = anyhow::Result<()>>,
+    {
+        let shutdown = process.shutdown().clone();
+        if let Err(error) = watch_signals(&process) {
+            return self.report(Err(error.into()));
+        }
+        let budget = process.shared().budgets.of(self.name);
+        let limit = shutdown.limit(budget);
+        process.starting().await;
+        let whole = async {
+            let served = serve(process.clone(), config).await;
+            shutdown.drain();
+            shutdown.finished().await;
+            process.close_local().await;
+            served
+        };
+        let overrun = async {
+            limit.await;
+            tokio::time::sleep(LAST_GRACE).await;
+        };
+        let served = tokio::select! {
+            served = whole => served,
+            () = overrun => Err(anyhow::anyhow!("the drain did not end; left after {budget:?}")),
+        };
+        let code = self.report(served);
+        if shutdown.has_panicked() { exit::BUG } else { code }
+    }
+
+    fn report(&self, result: anyhow::Result<()>) -> u8 {
+        match result {
+            Ok(()) => {
+                tracing::debug!("ended");
+                exit::OK
+            }
+            Err(error) => {
+                let code = exit::code_of(&error);
+                tracing::error!(exit.code = code, "{} ends: {error:#}", self.name);
+                code
+            }
+        }
+    }
+}
+
+/// Reads the shared sections and a component's own; every problem of both.
+pub fn read<C: Config>(path: Option<&std::path::Path>) -> Result<(Shared, C), Vec<Problem>> {
+    let source = Source::load(path).map_err(|message| vec![Problem { place: "--config".into(), message }])?;
+    let mut reader = Reader::new(source);
+    let (shared, config) = (Shared::read(&mut reader), C::read(&mut reader));
+    let problems = reader.into_problems();
+    match (shared, config) {
+        (Some(shared), Some(config)) if problems.is_empty() => Ok((shared, config)),
+        _ => Err(problems),
+    }
+}
+
+/// Prints problems to stderr, one a line, as the supervisor collects them.
+pub fn print_problems(problems: &[Problem]) {
+    let mut stderr = std::io::stderr().lock();
+    for problem in problems {
+        // Nobody may be reading; the exit code says it too.
+        let _unread = writeln!(stderr, "{problem}");
+    }
+}
+
+/// The first SIGTERM or SIGINT drains, the second aborts.
+fn watch_signals(process: &Process) -> std::io::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let shutdown = process.shutdown().clone();
+    let watch = async move {
+        for _ in 0..2 {
+            let name = tokio::select! {
+                _ = term.recv() => "SIGTERM",
+                _ = int.recv() => "SIGINT",
+            };
+            if shutdown.is_draining() {
+                tracing::warn!(signal = name, "second signal; aborting");
+                shutdown.abort();
+            } else {
+                tracing::info!(signal = name, "signal; draining");
+                shutdown.drain();
+            }
+        }
+    };
+    // Not a tracked task: the drain would wait for a signal that never comes.
+    #[expect(clippy::disallowed_methods, reason = "lives as long as the process")]
+    drop(tokio::spawn(watch));
+    Ok(())
+}
+
+/// The exit code that a process of ours left with, in words.
+#[must_use]
+pub fn describe_exit(code: i32) -> String {
+    let known = [
+        (exit::OK, "stopped"),
+        (exit::USAGE, "wrong command line"),
+        (exit::BUG, "a bug"),
+        (exit::TRY_AGAIN, "something it needs is missing"),
+        (exit::CONFIG, "wrong configuration"),
+    ];
+    let meaning = known.iter().find(|(known, _)| i32::from(*known) == code).map(|(_, meaning)| meaning);
+    meaning.map_or_else(|| format!("status {code}"), |meaning| format!("status {code} ({meaning})"))
+}
+
+/// This process's id, as the supervisor knows it.
+#[must_use]
+pub fn pid() -> u32 {
+    process::id()
+}

@@ -1,0 +1,100 @@
+//! Metrics of one process, in the Prometheus text format. Every sample carries `component` and `instance`, so that the admin process can join the texts of all
+//! of them into one scrape.
+
+use std::collections::HashMap;
+
+use prometheus::{
+    Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    process_collector::ProcessCollector,
+};
+
+/// Buckets for durations from a tenth of a millisecond to ten seconds.
+const SECONDS: [f64; 16] = [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// A process's registry; clones share it. Metrics are made once at start-up; a name that is taken or malformed is a bug, which the
+/// debug assertion of [`Metrics::register`] shows in every test.
+#[derive(Clone, Debug)]
+pub struct Metrics(Registry);
+
+impl Metrics {
+    /// With the labels of that process, and CPU, memory and descriptors of this one.
+    #[must_use]
+    pub fn new(component: &str, instance: u32) -> Self {
+        let labels = HashMap::from([("component".to_owned(), component.to_owned()), ("instance".to_owned(), instance.to_string())]);
+        let registry = Registry::new_custom(None, Some(labels)).unwrap_or_default();
+        let metrics = Self(registry);
+        metrics.register(ProcessCollector::for_self());
+        metrics
+    }
+
+    /// A counter. `help` is its documentation.
+    pub fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.made(IntCounter::with_opts(Opts::new(name, help)), name)
+    }
+
+    /// A counter for each combination of labels. Labels take bounded values alone, never what a client sent.
+    pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.made(IntCounterVec::new(Opts::new(name, help), labels), name)
+    }
+
+    /// A gauge.
+    pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.made(IntGauge::with_opts(Opts::new(name, help)), name)
+    }
+
+    /// A gauge that holds fractions, such as seconds.
+    pub fn float_gauge(&self, name: &str, help: &str) -> prometheus::Gauge {
+        self.made(prometheus::Gauge::with_opts(Opts::new(name, help)), name)
+    }
+
+    /// A gauge for each combination of labels.
+    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.made(IntGaugeVec::new(Opts::new(name, help), labels), name)
+    }
+
+    /// A histogram of seconds for each combination of labels.
+    pub fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        self.made(HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels), name)
+    }
+
+    /// All samples now, as text format 0.0.4.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.0.gather(), &mut text) {
+            tracing::error!(%error, "metrics cannot be encoded");
+        }
+        String::from_utf8(text).unwrap_or_default()
+    }
+
+    /// Adds a collector of the caller's.
+    pub fn register(&self, collector: impl prometheus::core::Collector + 'static) {
+        let registered = self.0.register(Box::new(collector));
+        debug_assert!(registered.is_ok(), "a metric is registered twice: {registered:?}");
+    }
+
+    #[expect(clippy::panic, reason = "metric names are literals; a malformed one must not survive its first start in any test")]
+    fn made<T: prometheus::core::Collector + Clone + 'static>(&self, metric: prometheus::Result<T>, name: &str) -> T {
+        match metric {
+            Ok(metric) => {
+                self.register(metric.clone());
+                metric
+            }
+            Err(error) => panic!("metric {name}: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sample_names_its_process() {
+        let metrics = Metrics::new("edge", 3);
+        metrics.counters("things_total", "Things.", &["kind"]).with_label_values(&["a"]).inc();
+        let text = metrics.text();
+        assert!(text.contains("things_total{kind=\"a\",component=\"edge\",instance=\"3\"} 1"), "{text}");
+        assert!(text.contains("process_cpu_seconds_total{component=\"edge\""), "{text}");
+    }
+}

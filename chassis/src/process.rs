@@ -1,0 +1,196 @@
+//! A running process: its name, its sockets, its readiness, its tasks.
+
+use std::{
+    future::Future,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use sd_notify::NotifyState;
+use tonic::service::Routes;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    Shutdown,
+    config::Shared,
+    connections::{self, ConnectionMetrics},
+    exit::Fatal,
+    ipc::ProcessService,
+    metrics::Metrics,
+    sockets::{Inherited, Listener},
+};
+use gatehouse_proto::internal::v1::process_server::ProcessServer;
+
+/// How long peers may take over their last calls on the local socket.
+const LOCAL_DRAIN: Duration = Duration::from_secs(1);
+
+/// What `serve` is given; clones share it.
+#[derive(Clone)]
+pub struct Process {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: &'static str,
+    instance: u32,
+    shared: Arc<Shared>,
+    shutdown: Shutdown,
+    local: Shutdown,
+    metrics: Metrics,
+    connections: ConnectionMetrics,
+    inherited: Mutex<Inherited>,
+    health: HealthReporter,
+    health_routes: Mutex<Option<Routes>>,
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Process({}-{})", self.inner.name, self.inner.instance)
+    }
+}
+
+impl Process {
+    /// `boot` makes one; tests make their own.
+    #[must_use]
+    pub fn new(name: &'static str, instance: u32, shared: Shared, inherited: Inherited) -> Self {
+        let metrics = Metrics::new(name, instance);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let routes = Routes::new(health_service).add_service(ProcessServer::new(ProcessService(metrics.clone())));
+        let connections = ConnectionMetrics::new(&metrics);
+        let inner = Inner {
+            name,
+            instance,
+            shared: Arc::new(shared),
+            shutdown: Shutdown::default(),
+            local: Shutdown::default(),
+            metrics,
+            connections,
+            inherited: Mutex::new(inherited),
+            health,
+            health_routes: Mutex::new(Some(routes)),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// `edge`, `pusher`, …
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.inner.name
+    }
+
+    /// Which of several of that name, from 0.
+    #[must_use]
+    pub fn instance(&self) -> u32 {
+        self.inner.instance
+    }
+
+    /// The sections that every process reads.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    /// The two stages of the end.
+    #[must_use]
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.inner.shutdown
+    }
+
+    /// Where metrics are registered.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// The socket of that name, if one was lent. Each is taken once.
+    pub fn listener(&self, name: &str) -> anyhow::Result<Option<Listener>> {
+        let mut inherited = self.inner.inherited.lock().unwrap_or_else(PoisonError::into_inner);
+        inherited.take(name).with_context(|| format!("take socket {name}"))
+    }
+
+    /// The socket of that name; without it the process cannot run.
+    pub fn required_listener(&self, name: &str) -> anyhow::Result<Listener> {
+        let missing = || Fatal::config(format!("no socket named {name} was lent (LISTEN_FDNAMES); the supervisor or systemd must do so"));
+        Ok(self.listener(name)?.ok_or_else(missing)?)
+    }
+
+    /// Serves a router on a listener until the drain is over.
+    pub fn serve(&self, name: &'static str, listener: Listener, router: axum::Router) {
+        let serve = connections::serve(name, listener, router, self.inner.connections.clone(), self.inner.shutdown.clone());
+        self.spawn(name, serve);
+    }
+
+    /// Serves health, metrics and what `extend` adds on the local socket. Nothing without the socket, as in tests.
+    pub fn serve_local(&self, extend: impl FnOnce(Routes) -> Routes) -> anyhow::Result<()> {
+        let Some(listener) = self.listener("local")? else { return Ok(()) };
+        let routes = self.inner.health_routes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let routes = extend(routes.context("the local socket is served twice")?);
+        let local = &self.inner.local;
+        let serve = connections::serve("local", listener, routes.into_axum_router(), self.inner.connections.clone(), local.clone());
+        local.spawn("local", serve);
+        Ok(())
+    }
+
+    /// Ends the local socket, last of all, so that health and metrics can be asked until everything else is done.
+    pub(crate) async fn close_local(&self) {
+        let local = &self.inner.local;
+        local.drain();
+        tokio::select! {
+            () = local.finished() => {}
+            () = self.inner.shutdown.aborting() => local.abort(),
+            () = tokio::time::sleep(LOCAL_DRAIN) => local.abort(),
+        }
+    }
+
+    /// Spawns a named, tracked task. A panic in it ends the process with the exit code of a bug: half a process is worse than none.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.shutdown.spawn(name, task);
+    }
+
+    /// Says how a dependency is, under its name in `grpc.health.v1`.
+    pub async fn dependency(&self, name: &str, serving: bool) {
+        self.inner.health.set_service_status(name, status(serving)).await;
+    }
+
+    /// Says that everything is up: `READY=1` and health. Until the drain begins.
+    pub async fn ready(&self) {
+        if self.inner.shutdown.is_draining() {
+            return;
+        }
+        self.inner.health.set_service_status("", ServingStatus::Serving).await;
+        notify(&[NotifyState::Ready]);
+        tracing::info!("ready");
+        let this = self.clone();
+        self.spawn("readiness", async move {
+            this.inner.shutdown.draining().await;
+            this.inner.health.set_service_status("", ServingStatus::NotServing).await;
+            notify(&[NotifyState::Stopping]);
+            tracing::info!("draining");
+        });
+    }
+
+    /// Waits for the drain to begin. What `serve` still holds when it returns is dropped before the tasks are waited for.
+    pub async fn until_drain(&self) {
+        self.inner.shutdown.draining().await;
+    }
+
+    /// Not serving until [`Process::ready`].
+    pub(crate) async fn starting(&self) {
+        self.inner.health.set_service_status("", ServingStatus::NotServing).await;
+    }
+}
+
+const fn status(serving: bool) -> ServingStatus {
+    if serving { ServingStatus::Serving } else { ServingStatus::NotServing }
+}
+
+/// Tells the supervisor or systemd; without either, nobody.
+fn notify(state: &[NotifyState<'_>]) {
+    match sd_notify::notify(state) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => tracing::debug!(%error, "NOTIFY_SOCKET is set to nothing usable"),
+        Err(error) => tracing::warn!(%error, "the supervisor was not notified"),
+    }
+}

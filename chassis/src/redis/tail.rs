@@ -1,0 +1,204 @@
+//! Follows a stream from a position on, without a group: every process sees every entry.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use gatehouse_proto::ids::StreamId;
+use redis::{
+    FromRedisValue as _, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cmd, pipe,
+};
+
+use super::{Redis, RedisConfig, RedisError, StreamInfo};
+use crate::backoff::Backoff;
+
+/// How long one read waits for entries. Also how fresh the horizon of an idle stream is.
+const BLOCK_MS: u64 = 1000;
+/// Entries a read.
+const COUNT: usize = 1000;
+
+/// One entry of a stream. Names and values may be any bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place.
+    pub id: StreamId,
+    /// In the order they were written.
+    pub fields: Vec<(Bytes, Bytes)>,
+}
+
+impl Entry {
+    /// The fields as slices, as parsers take them.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
+    }
+}
+
+/// What one read brought.
+#[derive(Debug)]
+pub struct Batch {
+    /// New entries, oldest first.
+    pub entries: Vec<Entry>,
+    /// Every entry up to this id has been handed out, and the server will make no more of them: a point that a cursor can move on to while a
+    /// stream is silent. It presumes ids made by the server (`XADD … *`).
+    pub horizon: StreamId,
+    /// The stream was found emptied since the last read; reading has begun again from its start.
+    pub wiped: bool,
+}
+
+/// A reader of one stream, on a connection of its own. Reconnects with back-off.
+#[derive(Debug)]
+pub struct Tail {
+    config: Arc<RedisConfig>,
+    stream: String,
+    position: StreamId,
+    horizon: StreamId,
+    connection: Option<MultiplexedConnection>,
+    backoff: Backoff,
+    failed: bool,
+}
+
+impl Tail {
+    /// Reads what comes after `position`.
+    #[must_use]
+    pub fn new(redis: &Redis, stream: impl Into<String>, position: StreamId) -> Self {
+        Self {
+            config: Arc::clone(&redis.config),
+            stream: stream.into(),
+            position,
+            horizon: position,
+            connection: None,
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
+            failed: false,
+        }
+    }
+
+    /// The next entries, or an empty batch after about a second of silence. After an error, the next call waits and connects anew; nothing is
+    /// skipped. Dropping the future loses nothing either.
+    pub async fn next(&mut self) -> Result<Batch, RedisError> {
+        if std::mem::replace(&mut self.failed, true) {
+            self.connection = None;
+            tokio::time::sleep(self.backoff.next_delay()).await;
+        }
+        let batch = self.read().await?;
+        self.failed = false;
+        self.backoff.reset();
+        Ok(batch)
+    }
+
+    async fn read(&mut self) -> Result<Batch, RedisError> {
+        let fresh = self.connection.is_none();
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => super::dedicated(&self.config).await?,
+        };
+        let wiped = fresh && self.was_wiped(&mut connection).await?;
+        if wiped {
+            self.position = StreamId::ZERO;
+        }
+        let mut read = pipe();
+        read.cmd("TIME");
+        read.cmd("XREAD").arg("COUNT").arg(COUNT).arg("BLOCK").arg(BLOCK_MS);
+        read.arg("STREAMS").arg(&self.stream).arg(self.position.to_string());
+        let bound = Duration::from_millis(BLOCK_MS) + self.config.command_timeout;
+        let answer = read.query_async::<(Value, Value)>(&mut connection);
+        let (time, streams) = tokio::time::timeout(bound, answer).await.map_err(|_| RedisError::Timeout(bound))??;
+        let entries = read_streams(streams).ok_or(RedisError::Unexpected("XREAD"))?;
+        let idle = entries.is_empty();
+        // Whatever had an id of an earlier millisecond than TIME was there to be read, unless the read was full.
+        let known = if entries.len() < COUNT { StreamId::just_before(milliseconds(&time)?) } else { StreamId::ZERO };
+        if let Some(last) = entries.last() {
+            self.position = last.id;
+        }
+        self.horizon = self.horizon.max(known).max(self.position);
+        // An emptied stream looks like a silent one; ask.
+        let wiped = wiped || (idle && self.was_wiped(&mut connection).await?);
+        if wiped && idle {
+            self.position = StreamId::ZERO;
+        }
+        self.connection = Some(connection);
+        Ok(Batch { entries, horizon: self.horizon, wiped })
+    }
+
+    /// A stream whose newest id is older than what was read from it is another stream.
+    async fn was_wiped(&self, connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
+        let bound = self.config.command_timeout;
+        let info = tokio::time::timeout(bound, stream_info(connection, &self.stream));
+        let info = info.await.map_err(|_| RedisError::Timeout(bound))??;
+        Ok(info.last_generated < self.position)
+    }
+}
+
+fn milliseconds(time: &Value) -> Result<u64, RedisError> {
+    let (seconds, micros) = <(u64, u64)>::from_redis_value_ref(time).map_err(|_| RedisError::Unexpected("TIME"))?;
+    Ok(seconds * 1000 + micros / 1000)
+}
+
+/// The answer of XREAD for one stream: nothing, or `[[name, entries]]`.
+fn read_streams(value: Value) -> Option<Vec<Entry>> {
+    match value {
+        Value::Nil => Some(Vec::new()),
+        Value::Array(mut streams) if streams.len() == 1 => match streams.pop()? {
+            Value::Array(mut stream) if stream.len() == 2 => entries(stream.pop()?),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// A list of entries, as XRANGE and XREADGROUP answer it. `None` when it is something else.
+#[must_use]
+pub fn entries(value: Value) -> Option<Vec<Entry>> {
+    let Value::Array(list) = value else { return None };
+    list.into_iter().map(entry).collect()
+}
+
+fn entry(value: Value) -> Option<Entry> {
+    let Value::Array(parts) = value else { return None };
+    let [id, fields] = <[Value; 2]>::try_from(parts).ok()?;
+    let id = std::str::from_utf8(&bulk(id)?).ok()?.parse().ok()?;
+    let mut values = match fields {
+        Value::Array(values) => values.into_iter(),
+        // An entry that was deleted while it was pending.
+        Value::Nil => Vec::new().into_iter(),
+        _ => return None,
+    };
+    let mut fields = Vec::with_capacity(values.len() / 2);
+    while let (Some(name), Some(value)) = (values.next(), values.next()) {
+        fields.push((bulk(name)?, bulk(value)?));
+    }
+    Some(Entry { id, fields })
+}
+
+fn bulk(value: Value) -> Option<Bytes> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes.into()),
+        _ => None,
+    }
+}
+
+pub(super) async fn stream_info(connection: &mut (impl ConnectionLike + Send), stream: &str) -> Result<StreamInfo, RedisError> {
+    let answer: redis::RedisResult<Value> = cmd("XINFO").arg("STREAM").arg(stream).query_async(connection).await;
+    let fields = match answer {
+        Ok(Value::Array(fields)) => fields,
+        Ok(_) => return Err(RedisError::Unexpected("XINFO")),
+        // "ERR no such key"
+        Err(error) if error.detail().is_some_and(|detail| detail.contains("no such key")) => return Ok(StreamInfo::default()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut info = StreamInfo::default();
+    let mut fields = fields.into_iter();
+    while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+        let number = |value: &Value| if let Value::Int(number) = value { u64::try_from(*number).unwrap_or_default() } else { 0 };
+        match bulk(name).as_deref() {
+            Some(b"last-generated-id") => {
+                info.last_generated = bulk(value).and_then(|id| std::str::from_utf8(&id).ok()?.parse().ok()).unwrap_or_default();
+            }
+            Some(b"length") => info.length = number(&value),
+            Some(b"entries-added") => info.entries_added = number(&value),
+            Some(b"first-entry") => info.first = entry(value).map(|entry| entry.id),
+            _ => {}
+        }
+    }
+    Ok(info)
+}

@@ -1,0 +1,92 @@
+//! Sockets that were bound elsewhere and lent to this process by the systemd protocol (`sd_listen_fds(3)`): `LISTEN_FDS` of them from descriptor 3 on,
+//! named by `LISTEN_FDNAMES`.
+//!
+//! Under our supervisor, under systemd, or in a test, a process gets them the same way. It never binds, closes or unlinks one, so that no
+//! generation can take another's socket away.
+
+use std::{
+    collections::BTreeMap,
+    env, io,
+    os::fd::{FromRawFd as _, OwnedFd},
+    process,
+};
+
+use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    sys::socket::{AddressFamily, SockaddrLike as _, SockaddrStorage, getsockname},
+};
+use std::os::fd::AsRawFd as _;
+use tokio::net::{TcpListener, UnixListener};
+
+/// The first inherited descriptor (`SD_LISTEN_FDS_START`).
+const FIRST_FD: i32 = 3;
+
+/// The sockets that were lent, by name, until they are taken.
+#[derive(Debug, Default)]
+pub struct Inherited(BTreeMap<String, Vec<OwnedFd>>);
+
+/// A socket to accept on.
+#[derive(Debug)]
+pub enum Listener {
+    /// A TCP socket.
+    Tcp(TcpListener),
+    /// A local socket.
+    Unix(UnixListener),
+}
+
+impl Inherited {
+    /// Takes what the environment describes. Call it once, before any other descriptor is opened.
+    pub fn from_env() -> io::Result<Self> {
+        let Some(count) = env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<i32>().ok()) else { return Ok(Self::default()) };
+        // A parent that cannot know our pid before the fork leaves LISTEN_PID out; one that is there must be ours.
+        if env::var("LISTEN_PID").is_ok_and(|pid| pid.parse() != Ok(process::id())) {
+            return Ok(Self::default());
+        }
+        let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut names = names.split(':');
+        let mut sockets = BTreeMap::<String, Vec<OwnedFd>>::new();
+        for number in FIRST_FD..FIRST_FD + count {
+            let fd = adopt(number)?;
+            let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unknown");
+            sockets.entry(name.to_owned()).or_default().push(fd);
+        }
+        Ok(Self(sockets))
+    }
+
+    /// Takes the socket of that name, if one was lent. Needs a runtime.
+    pub fn take(&mut self, name: &str) -> io::Result<Option<Listener>> {
+        let Some(fd) = self.0.get_mut(name).and_then(Vec::pop) else { return Ok(None) };
+        Listener::from_fd(fd).map(Some)
+    }
+}
+
+#[expect(unsafe_code, reason = "an inherited descriptor is known by its number alone")]
+fn adopt(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the environment says that this descriptor was handed to us; it is checked to be open below, and nothing else in the
+    // process owns it, for this runs once, before any other descriptor is opened.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    match fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
+        Ok(_) => Ok(fd),
+        Err(error) => {
+            // Not open: dropping it would close a number that somebody else may get.
+            std::mem::forget(fd);
+            Err(io::Error::other(format!("LISTEN_FDS names descriptor {number}, which is not open: {error}")))
+        }
+    }
+}
+
+impl Listener {
+    /// From a bound and listening socket.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let address: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+        if address.family() == Some(AddressFamily::Unix) {
+            let socket = std::os::unix::net::UnixListener::from(fd);
+            socket.set_nonblocking(true)?;
+            UnixListener::from_std(socket).map(Self::Unix)
+        } else {
+            let socket = std::net::TcpListener::from(fd);
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket).map(Self::Tcp)
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The `gatehouse-demo-backend` binary.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `gatehouse-edge` binary.
+
+fn main() {}

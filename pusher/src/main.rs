@@ -1,0 +1,3 @@
+//! The `gatehouse-pusher` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Owns the listening sockets and the child processes: starts, watches, replaces and drains them.

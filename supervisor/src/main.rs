@@ -1,0 +1,3 @@
+//! The `gatehouse-supervisor` binary.
+
+fn main() {}

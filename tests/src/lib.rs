@@ -1,0 +1,1 @@
+//! The real suite with real children, real Redis, real PostgreSQL.
