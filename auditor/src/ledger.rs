@@ -39,12 +39,12 @@ pub enum LedgerError {
     Database(#[from] sqlx::Error),
 }
 
-/// A stream and the newest entry of it whose records are rows.
+/// A stream and the entry of it that is being written.
 #[derive(Clone, Copy, Debug)]
 pub struct Position<'a> {
     /// Its key.
     pub stream: &'a str,
-    /// Everything up to it was written.
+    /// The last one of the batch.
     pub entry: StreamId,
 }
 

@@ -81,8 +81,8 @@ async fn write_lines(mut batches: mpsc::Receiver<Vec<ChainedAuditRecord>>, mut o
 }
 
 async fn write(out: &mut (impl AsyncWrite + Unpin), rows: &[ChainedAuditRecord]) -> io::Result<()> {
-    let lines: String = rows.iter().map(|row| format!("{}\n", audit::json(row))).collect();
-    out.write_all(lines.as_bytes()).await?;
+    let lines: Vec<_> = rows.iter().map(|row| audit::json(row).to_string() + "\n").collect();
+    out.write_all(lines.concat().as_bytes()).await?;
     out.flush().await
 }
 

@@ -73,13 +73,12 @@ impl Scribe {
         loop {
             let draining = self.process.shutdown().is_draining();
             match self.turn(&mut course, draining).await {
-                Ok(0) if draining => break,
+                // Empty, or never ours to flush.
+                Ok(0) | Err(Interrupted::Ledger(LedgerError::Held)) if draining => break,
                 Ok(_) => {
                     self.came_back(&mut course).await;
                     backoff.reset();
                 }
-                // Nothing here is ours to flush.
-                Err(Interrupted::Ledger(LedgerError::Held)) if draining => break,
                 Err(Interrupted::Ledger(LedgerError::Held)) => {
                     if !std::mem::replace(&mut course.standing_by, true) {
                         tracing::info!(database = %self.database, "another auditor is writing; standing by");

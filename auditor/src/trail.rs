@@ -52,7 +52,7 @@ impl Trail {
         };
         let records = match reading::list(&mut connection, request).await {
             // The database may have been restarted since the last listing.
-            Err(sqlx::Error::Io(_)) if was_kept => {
+            Err(_) if was_kept => {
                 connection = self.inner.database.connect_to_read().await?;
                 reading::list(&mut connection, request).await?
             }

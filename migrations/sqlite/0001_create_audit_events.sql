@@ -43,7 +43,7 @@ CREATE TABLE audit_head (
 ) STRICT;
 INSERT INTO audit_head (one, seq, hash) VALUES (1, 0, zeroblob(32));
 
--- The newest entry of the audit stream whose records are rows; written in their transaction.
+-- The entry of the audit stream that was written last; in the transaction of its rows.
 CREATE TABLE audit_position (
     stream   TEXT PRIMARY KEY,
     entry_id TEXT NOT NULL
