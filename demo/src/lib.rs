@@ -2,21 +2,31 @@
 //! caller is, and that he said what arrives here, the gateway has checked already.
 
 use std::{
+    fs,
     future::Future,
     io::{self, Write as _},
-    net::SocketAddr,
+    os::unix::net::UnixStream as StdUnixStream,
+    path::{Path, PathBuf},
     process::ExitCode,
+    str::FromStr,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::Parser;
 use tokio::{
-    net::TcpListener,
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, transport::Server};
+use tokio_stream::{
+    Stream,
+    wrappers::{TcpListenerStream, UnixListenerStream},
+};
+use tonic::{
+    Request, Response, Status,
+    transport::{Server, server::Connected},
+};
 
 use gatehouse_proto::downstream::v1::{
     ExecuteRequest, ExecuteResponse,
@@ -31,8 +41,23 @@ const DRAIN: Duration = Duration::from_secs(1);
 #[command(name = "gatehouse-demo-backend", version)]
 struct Arguments {
     /// Where to listen; port 0 lets the kernel choose. The address is printed once connections are accepted
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
-    listen: SocketAddr,
+    #[arg(long, value_name = "HOST:PORT|unix:PATH", default_value = "127.0.0.1:0")]
+    listen: Address,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug)]
+enum Address {
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(text.strip_prefix("unix:").map_or_else(|| Self::Tcp(text.to_owned()), |path| Self::Unix(path.into())))
+    }
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -51,21 +76,45 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(listen: SocketAddr) -> anyhow::Result<()> {
+async fn run(listen: Address) -> anyhow::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
-    writeln!(io::stdout(), "{}", listener.local_addr()?)?;
     let stop = async {
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
     };
-    serve(listener, stop).await
+    match listen {
+        Address::Tcp(address) => {
+            let listener = TcpListener::bind(&address).await.with_context(|| format!("listen on {address}"))?;
+            writeln!(io::stdout(), "{}", listener.local_addr()?)?;
+            serve(TcpListenerStream::new(listener), stop).await
+        }
+        Address::Unix(path) => {
+            let listener = bind(&path).with_context(|| format!("listen on {}", path.display()))?;
+            writeln!(io::stdout(), "unix:{}", path.display())?;
+            serve(UnixListenerStream::new(listener), stop).await
+        }
+    }
+}
+
+/// Takes the place of a socket that nobody serves any more, but never of one that somebody does.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    if StdUnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket"));
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => UnixListener::bind(path),
+    }
 }
 
 /// Serves the demo's commands until `stop`.
-pub async fn serve(listener: TcpListener, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn serve<I, C>(incoming: I, stop: impl Future<Output = ()>) -> anyhow::Result<()>
+where
+    I: Stream<Item = io::Result<C>>,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let (asked, mut drain) = tokio::sync::watch::channel(false);
     let stopping = async {
         stop.await;
@@ -78,7 +127,7 @@ pub async fn serve(listener: TcpListener, stop: impl Future<Output = ()>) -> any
     };
     let server = Server::builder().add_service(CommandHandlerServer::new(Demo));
     tokio::select! {
-        served = server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopping) => served.context("serve"),
+        served = server.serve_with_incoming_shutdown(incoming, stopping) => served.context("serve"),
         () = limit => Ok(()),
     }
 }
@@ -131,7 +180,17 @@ mod tests {
         let stopped = async {
             let _ = stopped.await;
         };
-        let (served, _open) = tokio::join!(serve(listener, stopped), calls);
+        let (served, _open) = tokio::join!(serve(TcpListenerStream::new(listener), stopped), calls);
         served.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_left_behind_is_taken_and_one_that_is_served_is_not() {
+        let path = std::env::temp_dir().join(format!("gatehouse-demo-{}.sock", std::process::id()));
+        drop(bind(&path).unwrap());
+        assert!(path.exists(), "left behind");
+        let _serving = bind(&path).unwrap();
+        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        fs::remove_file(&path).unwrap();
     }
 }
