@@ -12,7 +12,7 @@ use gatehouse_proto::downstream::v1::{
     ExecuteRequest, ExecuteResponse,
     command_handler_server::{CommandHandler, CommandHandlerServer},
 };
-use http_body_util::BodyExt as _;
+use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpListener, runtime::Builder, sync::oneshot};
 use tonic::{Code, Request, Response, Status, service::Routes};

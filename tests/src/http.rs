@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -97,4 +97,51 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
         answer
     })
     .await
+}
+
+/// The status of a `GET`, if anybody answers within a second.
+pub async fn get_if_served(address: SocketAddr, target: &str) -> Option<u16> {
+    let head = format!("GET {target} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.write_all(head.as_bytes()).await.ok()?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.ok()?;
+        std::str::from_utf8(&answer[9..]).ok()?.parse().ok()
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(1), exchange).await.ok().flatten()
+}
+
+/// One HTTP/2 request as a gRPC client sends it, with any bytes as its body: the status code and `grpc-status`, or how the connection ended.
+pub async fn grpc(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Result<(u16, Option<i32>), hyper::Error> {
+    bounded("a gRPC answer", async {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let io = TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+        let mut request =
+            Request::post(format!("http://{address}{path}")).header("content-type", "application/grpc").header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let exchange = async {
+            let (head, body) = sender.send_request(request.body(Full::new(Bytes::from(body))).unwrap()).await?.into_parts();
+            let trailers = body.collect().await?.trailers().cloned().unwrap_or_default();
+            let status = head.headers.get("grpc-status").or(trailers.get("grpc-status"));
+            Ok((head.status.as_u16(), status.map(|status| status.to_str().unwrap().parse().unwrap())))
+        };
+        let connection = async {
+            // Its end is seen in the exchange.
+            let _ended = connection.await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! { answer = exchange => answer, () = connection => unreachable!() }
+    })
+    .await
+}
+
+/// A message in the frame that gRPC puts around it.
+#[must_use]
+pub fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0], &length[..], message].concat()
 }

@@ -20,6 +20,7 @@ pub mod scratch;
 pub mod servers;
 pub mod stream;
 pub mod suite;
+pub mod traffic;
 pub mod wait;
 pub mod wire;
 

@@ -41,6 +41,7 @@ pub struct Suite {
     pub key: GatewayKey,
     listeners: BTreeMap<String, String>,
     scratch: Scratch,
+    env: BTreeMap<String, String>,
 }
 
 impl Suite {
@@ -124,6 +125,19 @@ impl Suite {
             (now.state == "ready" && now.pid.is_some_and(|now| now != pid)).then_some(())
         })
         .await;
+    }
+
+    /// Whether the supervisor has not ended yet.
+    #[must_use]
+    pub fn child_runs(&self) -> bool {
+        self.child.lock().unwrap().try_wait().unwrap().is_none()
+    }
+
+    /// Starts the suite again on the same files, after it has ended.
+    pub async fn start_again(mut self) -> Self {
+        assert!(!self.child_runs(), "it still runs");
+        let scratch = std::mem::take(&mut self.scratch);
+        Prepared { scratch, key: self.key.clone(), env: self.env.clone() }.start().await
     }
 
     /// Sends the supervisor a signal.

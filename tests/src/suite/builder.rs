@@ -147,8 +147,8 @@ impl Builder {
 pub struct Prepared {
     /// Its directory.
     pub scratch: Scratch,
-    key: GatewayKey,
-    env: BTreeMap<String, String>,
+    pub(super) key: GatewayKey,
+    pub(super) env: BTreeMap<String, String>,
 }
 
 impl Prepared {
@@ -172,7 +172,7 @@ impl Prepared {
 
     /// Starts the suite and waits until it is ready.
     pub async fn start(self) -> Suite {
-        let mut suite = self.launch();
+        let mut suite = self.start_without_waiting();
         let deadline = Duration::from_mins(1);
         let listeners = wait::within(deadline, "the suite is ready", async || {
             if let Some(status) = suite.child.lock().unwrap().try_wait().unwrap() {
@@ -186,13 +186,15 @@ impl Prepared {
         suite
     }
 
-    fn launch(self) -> Suite {
+    /// Starts the supervisor and does not wait for anything.
+    #[must_use]
+    pub fn start_without_waiting(self) -> Suite {
         let mut command = self.command("gatehouse-supervisor", &[]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start gatehouse-supervisor");
         let stdout = Lines::collect(child.stdout.take().unwrap());
         let stderr = Lines::collect(child.stderr.take().unwrap());
         let supervisor = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        let Self { scratch, key, .. } = self;
-        Suite { child: Mutex::new(child), supervisor, stdout, stderr, key, listeners: BTreeMap::new(), scratch }
+        let Self { scratch, key, env } = self;
+        Suite { child: Mutex::new(child), supervisor, stdout, stderr, key, listeners: BTreeMap::new(), scratch, env }
     }
 }
