@@ -47,7 +47,7 @@ struct Arguments {
 
 type Migrate<C> = fn(Arc<Shared>, C, bool) -> Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
-type Preflight = fn(Option<&Path>, Option<&Shared>) -> Vec<String>;
+type Preflight<C> = fn(Option<&Path>, Option<(&Shared, &C)>) -> Vec<String>;
 
 /// Boots one component.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ pub struct Boot<C> {
     name: &'static str,
     single_threaded: bool,
     migrate: Option<Migrate<C>>,
-    preflight: Option<Preflight>,
+    preflight: Option<Preflight<C>>,
     budget: Option<fn(&Shared) -> Duration>,
 }
 
@@ -81,9 +81,9 @@ impl<C: Config> Boot<C> {
     }
 
     /// What else must hold before the start: problems beyond this process's own configuration, one a line. It is given `--config` and, when all of
-    /// the own configuration was right, its shared part. Its lines are printed together with the own problems, each once.
+    /// the own configuration was right, what was read. Its lines are printed together with the own problems, each once.
     #[must_use]
-    pub const fn preflight(mut self, preflight: Preflight) -> Self {
+    pub const fn preflight(mut self, preflight: Preflight<C>) -> Self {
         self.preflight = Some(preflight);
         self
     }
@@ -169,7 +169,7 @@ impl<C: Config> Boot<C> {
         let read = read::<C>(path);
         let mut lines: Vec<String> = read.as_ref().err().into_iter().flatten().map(ToString::to_string).collect();
         if let Some(preflight) = self.preflight {
-            for line in preflight(path, read.as_ref().ok().map(|(shared, _)| shared)) {
+            for line in preflight(path, read.as_ref().ok().map(|(shared, config)| (shared, config))) {
                 if !lines.contains(&line) {
                     lines.push(line);
                 }
