@@ -1,1 +1,26 @@
-//! Device sessions as edge and pusher both need them: cache, revocation feed, request verification, replay reservation.
+//! Device sessions as edge and pusher both need them: who may speak, and whether this request is theirs.
+//!
+//! [`Sessions`] answers who a session is, from a local cache that the session stream keeps fresh, or from Redis. [`Verifier`] decides on one request, in
+//! the contract's order. [`verdict`] holds what a client is told.
+
+mod config;
+mod feed;
+mod limits;
+mod replay;
+mod shape;
+mod store;
+pub mod verdict;
+mod verify;
+
+pub use config::Config;
+pub use store::{Session, Sessions};
+pub use verdict::Refusal;
+pub use verify::{Rejected, Verifier};
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The gateway's clock: milliseconds since the Unix epoch.
+#[must_use]
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,117 @@
+//! The recorder against a real Redis: nothing that was acknowledged is lost, whatever dies.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use gatehouse_chassis::{
+    Process, audit,
+    config::{Config as _, Reader, Shared, Source},
+    redis::Redis,
+    sockets::Inherited,
+};
+use gatehouse_proto::{ids::StreamId, internal::v1::AuditBatch};
+use gatehouse_testkit::RedisServer;
+use prost::Message as _;
+
+const LAST: StreamId = StreamId { ms: u64::MAX, seq: u64::MAX };
+
+fn process(server: &RedisServer, state: &Path, spool_bytes: u64) -> Process {
+    let text = format!("[spool]\nmax_bytes = {spool_bytes}\n[suite]\nstate_dir = '{}'\n", state.display());
+    let addr = server.addr();
+    let env = [("GATEWAY_REDIS_MASTER_ADDR", addr.as_str()), ("GATEWAY_REDIS_PASSWORD", server.password())];
+    let mut reader = Reader::new(Source::of(&text, &env));
+    Process::new("test", 0, Shared::read(&mut reader).unwrap(), Inherited::default())
+}
+
+/// The actions in the stream, in order.
+async fn recorded(redis: &Redis) -> Vec<String> {
+    let entries = redis.range(&redis.key(audit::STREAM), StreamId::ZERO, LAST, 10_000).await.unwrap();
+    let batches = entries.iter().map(|entry| AuditBatch::decode(entry.fields[0].1.clone()).unwrap());
+    batches.flat_map(|batch| batch.records).map(|record| record.action).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_is_in_the_stream_when_write_returns_and_many_share_an_entry() {
+    let (server, state) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let process = process(&server, state.path(), 1 << 20);
+    let redis = Redis::connect(&process.shared().redis).await.unwrap();
+    let recorder = audit::Recorder::open(&process, redis.clone()).unwrap();
+    recorder.write(audit::record("command", "one", "success")).await.unwrap();
+    assert_eq!(recorded(&redis).await, ["one"]);
+    let many = (0..500).map(|i| recorder.write(audit::record("command", &format!("n{i}"), "success")));
+    let written = futures_util::future::join_all(many).await;
+    assert!(written.iter().all(Result::is_ok));
+    assert_eq!(recorded(&redis).await.len(), 501);
+    let entries = redis.stream_info(&redis.key(audit::STREAM)).await.unwrap().length;
+    assert!(entries < 100, "group commit: {entries} entries for 501 records");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_written_while_redis_is_away_follow_in_order_when_it_is_back() {
+    let (mut server, state) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let process = process(&server, state.path(), 1 << 20);
+    let redis = Redis::connect(&process.shared().redis).await.unwrap();
+    let recorder = audit::Recorder::open(&process, redis.clone()).unwrap();
+    recorder.write(audit::record("command", "before", "success")).await.unwrap();
+    server.kill9();
+    for action in ["away-1", "away-2"] {
+        recorder.write(audit::record("command", action, "success")).await.unwrap();
+    }
+    server.restart();
+    recorder.write(audit::record("command", "after", "success")).await.unwrap();
+    while recorded(&redis).await.len() < 4 {}
+    assert_eq!(recorded(&redis).await, ["before", "away-1", "away-2", "after"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_with_a_full_spool_replays_it_at_its_next_start() {
+    let (mut server, state) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let first = process(&server, state.path(), 1 << 20);
+    let redis = Redis::connect(&first.shared().redis).await.unwrap();
+    let recorder = audit::Recorder::open(&first, redis).unwrap();
+    server.kill9();
+    recorder.write(audit::record("command", "left behind", "success")).await.unwrap();
+    first.shutdown().abort();
+    drop(recorder);
+    server.restart();
+    let second = process(&server, state.path(), 1 << 20);
+    let redis = Redis::connect(&second.shared().redis).await.unwrap();
+    let _recorder = audit::Recorder::open(&second, redis.clone()).unwrap();
+    while recorded(&redis).await.is_empty() {}
+    assert_eq!(recorded(&redis).await, ["left behind"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_fits_nowhere_is_refused_and_counted() {
+    let (mut server, state) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let process = process(&server, state.path(), 1 << 20);
+    let redis = Redis::connect(&process.shared().redis).await.unwrap();
+    let recorder = audit::Recorder::open(&process, redis).unwrap();
+    server.kill9();
+    let record = || audit::record("command", "a", "success");
+    let mut refused = false;
+    for _ in 0..10_000 {
+        let written = futures_util::future::join_all((0..256).map(|_| recorder.write(record()))).await;
+        refused = written.contains(&Err(audit::NotRecorded));
+        if refused {
+            break;
+        }
+    }
+    assert!(refused, "a spool of 1 MiB takes no end");
+    assert!(process.metrics().text().contains("audit_records_total{outcome=\"lost\""), "{}", process.metrics().text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_handed_over_is_written_before_the_process_ends() {
+    let (server, state) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let process = process(&server, state.path(), 1 << 20);
+    let redis = Redis::connect(&process.shared().redis).await.unwrap();
+    let recorder = audit::Recorder::open(&process, redis.clone()).unwrap();
+    for i in 0..50 {
+        recorder.try_write(audit::record("http", &format!("r{i}"), "success"));
+    }
+    drop(recorder);
+    process.shutdown().drain();
+    process.shutdown().finished().await;
+    assert_eq!(recorded(&redis).await.len(), 50);
+}

@@ -1,0 +1,135 @@
+//! The Redis client against a real server: bounded waits, reconnection, and following a stream across a crash and a wipe.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use gatehouse_chassis::{
+    config::{Config as _, Reader, Shared, Source},
+    exit,
+    redis::{Batch, Entry, Redis, Tail, cmd},
+};
+use gatehouse_proto::ids::StreamId;
+use gatehouse_testkit::RedisServer;
+
+fn shared(server: &RedisServer, password: &str) -> Shared {
+    let env = [("GATEWAY_REDIS_MASTER_ADDR", server.addr()), ("GATEWAY_REDIS_PASSWORD", password.to_owned())];
+    let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut reader = Reader::new(Source::of("", &env));
+    Shared::read(&mut reader).unwrap()
+}
+
+async fn connect(server: &RedisServer) -> Redis {
+    Redis::connect(&shared(server, server.password()).redis).await.unwrap()
+}
+
+/// The next batch that brings entries; errors and silence on the way are passed over.
+async fn next_entries(tail: &mut Tail) -> Vec<Entry> {
+    loop {
+        if let Ok(Batch { entries, .. }) = tail.next().await
+            && !entries.is_empty()
+        {
+            return entries;
+        }
+    }
+}
+
+fn values(entries: &[Entry]) -> Vec<String> {
+    entries.iter().map(|entry| String::from_utf8_lossy(&entry.fields[0].1).into_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_refused_password_is_a_configuration_error_and_silence_may_pass() {
+    let mut server = RedisServer::start();
+    let refused = Redis::connect(&shared(&server, "wrong").redis).await.unwrap_err();
+    assert_eq!(exit::code_of(&refused), exit::CONFIG, "{refused:#}");
+    assert!(!format!("{refused:#}").contains("wrong"), "the password is not printed: {refused:#}");
+    server.kill9();
+    let silent = Redis::connect(&shared(&server, server.password()).redis).await.unwrap_err();
+    assert_eq!(exit::code_of(&silent), exit::TRY_AGAIN, "{silent:#}");
+    assert!(format!("{silent:#}").contains("does not answer PING"), "{silent:#}");
+}
+
+#[tokio::test]
+async fn commands_fail_within_their_bound_while_redis_is_away_and_work_again_after() {
+    let mut server = RedisServer::start();
+    let redis = connect(&server).await;
+    let started = std::time::Instant::now();
+    server.kill9();
+    assert!(redis.run::<String>(&cmd("PING")).await.is_err());
+    assert!(started.elapsed() < redis.config().command_timeout * 2);
+    server.restart();
+    while !redis.is_connected().await {}
+    assert_eq!(redis.run::<String>(cmd("SET").arg("k").arg("v")).await.unwrap(), "OK");
+}
+
+#[tokio::test]
+async fn a_tail_goes_on_after_a_crash_without_gap_or_repeat() {
+    let mut server = RedisServer::start();
+    let redis = connect(&server).await;
+    let mut tail = Tail::new(&redis, "s", StreamId::ZERO);
+    server.run(&["XADD", "s", "*", "n", "1"]);
+    assert_eq!(values(&next_entries(&mut tail).await), ["1"]);
+    server.run(&["XADD", "s", "*", "n", "2"]);
+    server.kill9();
+    server.restart();
+    server.run(&["XADD", "s", "*", "n", "3"]);
+    let mut seen = next_entries(&mut tail).await;
+    while seen.len() < 2 {
+        seen.extend(next_entries(&mut tail).await);
+    }
+    assert_eq!(values(&seen), ["2", "3"]);
+}
+
+#[tokio::test]
+async fn the_horizon_moves_on_in_silence_and_never_passes_an_unread_entry() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let mut tail = Tail::new(&redis, "s", StreamId::ZERO);
+    let first = tail.next().await.unwrap();
+    assert!(first.entries.is_empty() && first.horizon > StreamId::ZERO);
+    let id: StreamId = server.run(&["XADD", "s", "*", "n", "1"]).parse().unwrap();
+    assert!(id > first.horizon, "{id} {}", first.horizon);
+    let second = tail.next().await.unwrap();
+    assert_eq!((second.entries[0].id, second.horizon >= id), (id, true));
+}
+
+#[tokio::test]
+async fn a_wiped_stream_is_noticed_and_read_from_its_start() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let mut tail = Tail::new(&redis, "s", StreamId::ZERO);
+    server.run(&["XADD", "s", "99999999999999-1", "n", "before"]);
+    next_entries(&mut tail).await;
+    server.run(&["FLUSHALL"]);
+    // Ids made by the server are smaller than the one before the wipe: without noticing, the reader would never see them.
+    server.run(&["XADD", "s", "*", "n", "after"]);
+    let (mut wiped, mut seen) = (false, Vec::new());
+    while seen.is_empty() {
+        let batch = tail.next().await.unwrap();
+        wiped |= batch.wiped;
+        seen = batch.entries;
+    }
+    assert!(wiped);
+    assert_eq!(values(&seen), ["after"]);
+}
+
+#[tokio::test]
+async fn names_and_values_of_entries_may_be_any_bytes() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    server.run(&[&b"XADD"[..], b"s", b"*", b"\xff\xfe", b"\x00\r\n", b"", b""]);
+    let entries = next_entries(&mut Tail::new(&redis, "s", StreamId::ZERO)).await;
+    assert_eq!(entries[0].fields, [(b"\xff\xfe"[..].into(), b"\x00\r\n"[..].into()), (b""[..].into(), b""[..].into())]);
+}
+
+#[tokio::test]
+async fn stream_info_tells_an_absent_a_trimmed_and_a_whole_stream_apart() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    assert_eq!(redis.stream_info("s").await.unwrap(), gatehouse_chassis::redis::StreamInfo::default());
+    for n in 1..=3 {
+        server.run(&["XADD", "s", &format!("{n}-0"), "n", "x"]);
+    }
+    server.run(&["XTRIM", "s", "MAXLEN", "2"]);
+    let info = redis.stream_info("s").await.unwrap();
+    assert_eq!((info.length, info.entries_added), (2, 3));
+    assert_eq!((info.first, info.last_generated), (Some(StreamId { ms: 2, seq: 0 }), StreamId { ms: 3, seq: 0 }));
+}

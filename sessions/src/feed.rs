@@ -1,0 +1,62 @@
+//! Follows the session stream.
+
+use gatehouse_chassis::{
+    Process,
+    redis::{Entry, Redis, Tail},
+};
+use gatehouse_proto::{ids::StreamId, session::SessionSnapshot};
+
+use crate::Sessions;
+
+/// Entries a page, while catching up.
+const PAGE: usize = 1000;
+const LAST: StreamId = StreamId { ms: u64::MAX, seq: u64::MAX };
+
+/// Catches up with what the stream holds, then follows it in a task.
+pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -> anyhow::Result<()> {
+    let stream = redis.config().session_events_stream.clone();
+    let mut position = StreamId::ZERO;
+    loop {
+        let page = redis.range(&stream, position, LAST, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        position = last.id;
+        take(&sessions, &page).await;
+    }
+    sessions.heard();
+    let mut tail = Tail::new(&redis, stream, position);
+    let shutdown = process.shutdown().clone();
+    process.spawn("session-feed", async move {
+        let mut lost = false;
+        loop {
+            // A draining process opens nothing new and closes its streams, so that later revocations find nothing to end.
+            let batch = tokio::select! {
+                batch = tail.next() => batch,
+                () = shutdown.draining() => break,
+            };
+            match batch {
+                Ok(batch) => {
+                    take(&sessions, &batch.entries).await;
+                    sessions.heard();
+                    if std::mem::take(&mut lost) {
+                        tracing::info!("the session stream is back");
+                    }
+                }
+                Err(error) if !std::mem::replace(&mut lost, true) => tracing::warn!(%error, "the session stream is lost"),
+                Err(_) => {}
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn take(sessions: &Sessions, entries: &[Entry]) {
+    for entry in entries {
+        match SessionSnapshot::from_fields(entry.fields()) {
+            Ok(snapshot) => sessions.apply(snapshot).await,
+            Err(error) => {
+                sessions.count_malformed("stream", error.cause());
+                tracing::debug!(entry = %entry.id, %error, "session event skipped");
+            }
+        }
+    }
+}

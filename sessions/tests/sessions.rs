@@ -1,0 +1,194 @@
+//! Sessions against a real Redis: the order in which key, stream and cache meet never decides who may speak.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{sync::Arc, time::Duration};
+
+use gatehouse_chassis::{
+    Process,
+    config::{Config as _, Reader, Shared, Source},
+    redis::Redis,
+    sockets::Inherited,
+};
+use gatehouse_proto::{
+    gateway::v1::ExecuteCommandRequest,
+    keys::{Signer, sha256},
+    session::{SessionSnapshot, Status},
+    signing,
+};
+use gatehouse_sessions::{Config, Refusal, Sessions, Verifier, now_ms};
+use gatehouse_testkit::RedisServer;
+use tokio::sync::mpsc;
+
+struct Bench {
+    server: RedisServer,
+    sessions: Sessions,
+    verifier: Verifier,
+    revoked: mpsc::UnboundedReceiver<String>,
+    device: Signer,
+}
+
+impl Bench {
+    async fn start(text: &str) -> Self {
+        Self::start_on(RedisServer::start(), text).await
+    }
+
+    async fn start_on(server: RedisServer, text: &str) -> Self {
+        let key = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(key.path(), Signer::from_seed(&[9; 32]).to_pkcs8_pem().unwrap().as_bytes()).unwrap();
+        let addr = server.addr();
+        let env = [
+            ("GATEWAY_REDIS_MASTER_ADDR", addr.as_str()),
+            ("GATEWAY_REDIS_PASSWORD", server.password()),
+            ("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH", key.path().to_str().unwrap()),
+        ];
+        let mut reader = Reader::new(Source::of(text, &env));
+        let shared = Shared::read(&mut reader).unwrap();
+        let config = Config::read(&mut reader).unwrap();
+        assert_eq!(reader.into_problems(), []);
+        let redis = Redis::connect(&shared.redis).await.unwrap();
+        let process = Process::new("test", 0, shared, Inherited::default());
+        let (sender, revoked) = mpsc::unbounded_channel();
+        let on_revoked = move |id: &str| sender.send(id.to_owned()).unwrap();
+        let sessions = Sessions::open(&process, redis.clone(), &config, on_revoked).await.unwrap();
+        let verifier = Verifier::new(sessions.clone(), redis, &config, &process);
+        Self { server, sessions, verifier, revoked, device: Signer::from_seed(&[7; 32]) }
+    }
+
+    fn snapshot(&self, status: Status, updated_at_ms: i64) -> SessionSnapshot {
+        SessionSnapshot {
+            device_session_id: "ds-1".into(),
+            user_id: "u-1".into(),
+            public_key: self.device.public_key().to_base64(),
+            status,
+            updated_at_ms,
+            revoked_at_ms: None,
+        }
+    }
+
+    fn write_key(&self, snapshot: &SessionSnapshot) {
+        self.server.run(&["SET", "gateway:session:ds-1", &snapshot.to_json()]);
+    }
+
+    fn write_stream(&self, snapshot: &SessionSnapshot) {
+        let mut command = vec!["XADD".to_owned(), "gateway:session_events".into(), "*".into()];
+        command.extend(snapshot.to_fields().into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+        self.server.run(&command);
+    }
+
+    async fn is_revoked(&self) -> bool {
+        self.sessions.resolve("ds-1").await.unwrap().is_revoked()
+    }
+
+    fn command(&self, request_id: &str) -> ExecuteCommandRequest {
+        let mut request = ExecuteCommandRequest {
+            protocol_version: "v1".into(),
+            device_session_id: "ds-1".into(),
+            message_type: "t".into(),
+            request_id: request_id.into(),
+            timestamp_ms: now_ms(),
+            payload_hash: sha256(b"").to_vec().into(),
+            ..Default::default()
+        };
+        request.signature = self.device.sign(&signing::command(&request)).to_vec().into();
+        request
+    }
+
+    async fn verdict(&self, request: &ExecuteCommandRequest) -> Result<(), Refusal> {
+        self.verifier.command(request).await.map(|_| ()).map_err(|rejected| rejected.refusal)
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_by_the_stream_reaches_a_cached_session_and_is_sticky() {
+    let mut bench = Bench::start("").await;
+    let (active, revoked) = (bench.snapshot(Status::Active, 10), bench.snapshot(Status::Revoked, 20));
+    bench.write_key(&active);
+    assert!(!bench.is_revoked().await);
+    bench.write_stream(&revoked);
+    assert_eq!(bench.revoked.recv().await.as_deref(), Some("ds-1"));
+    assert!(bench.is_revoked().await);
+    // The key still says active, and a late, older active comes by the stream too.
+    bench.write_stream(&bench.snapshot(Status::Active, 15));
+    bench.write_stream(&revoked);
+    bench.revoked.recv().await.unwrap();
+    assert!(bench.is_revoked().await);
+}
+
+#[tokio::test]
+async fn a_revocation_seen_before_the_session_was_ever_asked_for_still_counts() {
+    let mut bench = Bench::start("").await;
+    bench.write_stream(&bench.snapshot(Status::Revoked, 20));
+    bench.revoked.recv().await.unwrap();
+    bench.write_key(&bench.snapshot(Status::Active, 20));
+    assert!(bench.is_revoked().await, "at equal times revoked wins");
+}
+
+#[tokio::test]
+async fn revocations_that_the_stream_still_holds_are_known_after_a_start() {
+    let first = Bench::start("").await;
+    first.write_stream(&first.snapshot(Status::Revoked, 20));
+    first.write_key(&first.snapshot(Status::Active, 10));
+    let second = Bench::start_on(first.server, "").await;
+    assert!(second.is_revoked().await);
+}
+
+// The question never waits while the answer is cached; the feed needs a thread of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_active_snapshot_ends_a_revocation() {
+    let mut bench = Bench::start("").await;
+    bench.write_stream(&bench.snapshot(Status::Revoked, 20));
+    bench.revoked.recv().await.unwrap();
+    bench.write_key(&bench.snapshot(Status::Active, 30));
+    assert!(bench.is_revoked().await || bench.verdict(&bench.command("r")).await.is_ok(), "the cache may still hold the revocation");
+    bench.write_stream(&bench.snapshot(Status::Active, 30));
+    while bench.is_revoked().await {}
+}
+
+#[tokio::test]
+async fn malformed_session_events_are_skipped() {
+    let mut bench = Bench::start("").await;
+    bench.server.run(&[&b"XADD"[..], b"gateway:session_events", b"*", b"device_session_id", b"\xff", b"status", b"revoked"]);
+    bench.server.run(&["XADD", "gateway:session_events", "*", "status", "paused"]);
+    bench.write_stream(&bench.snapshot(Status::Revoked, 20));
+    assert_eq!(bench.revoked.recv().await.as_deref(), Some("ds-1"));
+}
+
+#[tokio::test]
+async fn each_refusal_comes_in_the_contract_s_order() {
+    let bench = Bench::start("[limits]\ncommands_per_second = 1\nburst = 2\n").await;
+    assert_eq!(bench.verdict(&bench.command("r")).await, Err(Refusal::UnknownSession));
+    bench.write_key(&bench.snapshot(Status::Active, 10));
+
+    let mut forged = bench.command("r");
+    forged.signature = vec![0; 64].into();
+    assert_eq!(bench.verdict(&forged).await, Err(Refusal::Signature));
+    let mut stale = bench.command("r");
+    stale.timestamp_ms -= 301_000;
+    assert_eq!(bench.verdict(&stale).await, Err(Refusal::Stale), "before its signature, which no longer holds either");
+    stale.timestamp_ms = i64::MIN;
+    assert_eq!(bench.verdict(&stale).await, Err(Refusal::Stale));
+    // None of these burned the id.
+    assert_eq!(bench.verdict(&bench.command("r")).await, Ok(()));
+    assert_eq!(bench.verdict(&bench.command("r")).await, Err(Refusal::Replay));
+    assert_eq!(bench.verdict(&bench.command("r2")).await, Ok(()));
+    assert!(matches!(bench.verdict(&bench.command("r3")).await, Err(Refusal::RateLimited(wait)) if wait <= Duration::from_secs(1)));
+}
+
+#[tokio::test]
+async fn of_many_identical_commands_one_wins() {
+    let bench = Arc::new(Bench::start("").await);
+    bench.write_key(&bench.snapshot(Status::Active, 10));
+    let request = bench.command("same");
+    let verdicts = futures_util::future::join_all((0..24).map(|_| bench.verdict(&request))).await;
+    assert_eq!(verdicts.iter().filter(|verdict| verdict.is_ok()).count(), 1);
+    assert_eq!(verdicts.iter().filter(|verdict| **verdict == Err(Refusal::Replay)).count(), 23);
+}
+
+#[tokio::test]
+async fn without_redis_a_cached_session_is_still_not_let_through() {
+    let mut bench = Bench::start("").await;
+    bench.write_key(&bench.snapshot(Status::Active, 10));
+    assert_eq!(bench.verdict(&bench.command("r1")).await, Ok(()));
+    bench.server.kill9();
+    assert_eq!(bench.verdict(&bench.command("r2")).await, Err(Refusal::StoreUnavailable));
+}
