@@ -117,6 +117,12 @@ impl Reader {
         self.is_toml
     }
 
+    /// The file, as the operator named it, or the default one.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Notes a problem.
     pub fn problem(&mut self, place: impl Into<String>, message: impl Into<String>) {
         self.problems.push(Problem { place: place.into(), message: message.into() });
