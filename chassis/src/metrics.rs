@@ -4,13 +4,16 @@
 use std::sync::Arc;
 
 use prometheus::{
-    Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
     process_collector::ProcessCollector,
     proto::{LabelPair, Metric, MetricFamily},
 };
 
 /// Buckets for durations from a tenth of a millisecond to ten seconds.
 const SECONDS: [f64; 16] = [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Buckets for sizes of batches.
+const SIZES: [f64; 13] = [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0];
 
 /// A process's registry; clones share it. Metrics are made once at start-up; a name that is taken or malformed is a bug, which the
 /// debug assertion of [`Metrics::register`] shows in every test.
@@ -53,6 +56,11 @@ impl Metrics {
     /// A gauge for each combination of labels.
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.made(IntGaugeVec::new(Opts::new(name, help), labels), name)
+    }
+
+    /// A histogram of how many things were done at once.
+    pub fn sizes(&self, name: &str, help: &str) -> Histogram {
+        self.made(Histogram::with_opts(HistogramOpts::new(name, help).buckets(SIZES.to_vec())), name)
     }
 
     /// A histogram of seconds for each combination of labels.

@@ -103,7 +103,7 @@ impl Tail {
         let bound = Duration::from_millis(BLOCK_MS) + self.config.command_timeout;
         let answer = read.query_async::<(Value, Value)>(&mut connection);
         let (time, streams) = tokio::time::timeout(bound, answer).await.map_err(|_| RedisError::Timeout(bound))??;
-        let entries = read_streams(streams).ok_or(RedisError::Unexpected("XREAD"))?;
+        let entries = read_entries(streams).ok_or(RedisError::Unexpected("XREAD"))?;
         let idle = entries.is_empty();
         // Whatever had an id of an earlier millisecond than TIME was there to be read, unless the read was full.
         let known = if entries.len() < COUNT { StreamId::just_before(milliseconds(&time)?) } else { StreamId::ZERO };
@@ -134,8 +134,9 @@ fn milliseconds(time: &Value) -> Result<u64, RedisError> {
     Ok(seconds * 1000 + micros / 1000)
 }
 
-/// The answer of XREAD for one stream: nothing, or `[[name, entries]]`.
-fn read_streams(value: Value) -> Option<Vec<Entry>> {
+/// The entries of an answer of XREAD or XREADGROUP for one stream: nothing, or `[[name, entries]]`. `None` when it is something else.
+#[must_use]
+pub fn read_entries(value: Value) -> Option<Vec<Entry>> {
     match value {
         Value::Nil => Some(Vec::new()),
         Value::Array(mut streams) if streams.len() == 1 => match streams.pop()? {
