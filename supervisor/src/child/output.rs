@@ -168,13 +168,18 @@ pub(crate) fn plain(line: &str) -> String {
     message.unwrap_or(line).to_owned()
 }
 
-/// A line of `redis-server`: `1234:M 21 Nov 2026 09:52:16.223 * Ready to accept connections`, where `#` is a warning.
+/// A line of `redis-server`: `1234:M 21 Nov 2026 09:52:16.223 * Ready to accept connections`. What it marks with `#` is for operators, though by
+/// far not always a warning.
 fn log(component: &'static str, line: &str) {
-    if let Some((_, message)) = line.split_once(" # ") {
-        tracing::warn!(component, "{component}: {message}");
-    } else {
-        let message = line.split_once(" * ").map_or(line, |(_, message)| message);
-        tracing::debug!(component, "{component}: {message}");
+    match line.split_once(" # ") {
+        Some((_, message)) if ["WARNING", "rror", "ailed", "Can't"].iter().any(|word| message.contains(word)) => {
+            tracing::warn!(component, "{component}: {message}");
+        }
+        Some((_, message)) => tracing::info!(component, "{component}: {message}"),
+        None => {
+            let message = line.split_once(" * ").map_or(line, |(_, message)| message);
+            tracing::debug!(component, "{component}: {message}");
+        }
     }
 }
 

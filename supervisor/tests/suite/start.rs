@@ -1,5 +1,6 @@
 //! The start: in order, on lent sockets, and failing fast in words.
 
+use command_fds::{CommandFdExt as _, FdMapping};
 use nix::sys::signal::Signal;
 
 use crate::world::World;
@@ -33,6 +34,20 @@ async fn each_starts_when_what_it_needs_is_ready_on_the_sockets_that_are_its_own
     {
         assert!(metrics.contains(sample), "{sample} in {metrics}");
     }
+}
+
+#[tokio::test]
+async fn a_socket_that_systemd_lends_is_lent_on_and_not_bound_again() {
+    let mut world = World::new().env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "grpc");
+    let lent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = lent.local_addr().unwrap().to_string();
+    let mut command = world.command();
+    command.fd_mappings(vec![FdMapping { parent_fd: lent.into(), child_fd: 3 }]).unwrap();
+    world.start_with(command);
+    let status = world.until("the suite is ready", |status| status.ready).await;
+    assert_eq!((status.listeners[1].name.as_str(), &status.listeners[1].address), ("grpc", &address));
+    world.position("lent=http:grpc:local edge-0");
+    assert!(world.stop().await.success());
 }
 
 #[tokio::test]

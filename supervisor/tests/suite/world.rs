@@ -80,8 +80,14 @@ impl World {
     }
 
     pub fn start(&mut self) {
+        let command = self.command();
+        self.start_with(command);
+    }
+
+    /// The same, with what a test adds.
+    pub fn start_with(&mut self, mut command: Command) {
         let open = |name: &str| fs::OpenOptions::new().create(true).append(true).open(self.path(name)).unwrap();
-        let child = self.command().stdout(open("stdout")).stderr(open("stderr")).spawn().unwrap();
+        let child = command.stdout(open("stdout")).stderr(open("stderr")).spawn().unwrap();
         self.supervisor = Some(child);
     }
 
