@@ -3,11 +3,22 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
+
+static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Takes our binaries from there instead; a benchmark compares builds so.
+pub fn use_directory(path: PathBuf) {
+    CHOSEN.set(path).expect("the directory is chosen once, at the start");
+}
 
 /// The directory of the built binaries: `target/<profile>`, found from the running test or benchmark.
 #[must_use]
 pub fn directory() -> PathBuf {
+    if let Some(chosen) = CHOSEN.get() {
+        return chosen.clone();
+    }
     let exe = env::current_exe().expect("know the running program");
     let dir = exe.parent().unwrap();
     if dir.ends_with("deps") { dir.parent().unwrap().to_owned() } else { dir.to_owned() }

@@ -46,3 +46,26 @@ pub async fn postgres_database() -> String {
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::publish;
+
+    #[tokio::test]
+    async fn a_foreign_client_writes_any_bytes_over_unix_and_tcp() {
+        for server in [redis().await, redis_on_tcp().await] {
+            let mut client = client(&server);
+            let id = publish(&mut client, "u", None, "t", b"\x00\r\n\xff");
+            let entries = client.command(&["XRANGE", "gateway:client_events", "-", "+"]).unwrap();
+            assert!(format!("{entries:?}").contains(&format!("{:?}", b"\x00\r\n\xff".to_vec())), "{entries:?}");
+            assert!(id.contains('-'));
+            assert!(client.command(&["NOSUCH"]).is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn every_database_is_another_one() {
+        assert_ne!(postgres_database().await, postgres_database().await);
+    }
+}

@@ -59,7 +59,7 @@ async fn sigterm_drains_within_the_budget_and_reports() {
         assert!(started.elapsed() < BUDGET, "an idle suite ends soon: {:?}", started.elapsed());
         nobody_is_left(&suite, pids).await;
         for component in ["edge", "pusher", "auditor", "admin", "redis"] {
-            let named = suite.stderr.all().iter().any(|line| line.contains(component) && line.contains("ms"));
+            let named = suite.stderr.all().iter().any(|line| line.contains(component) && line.contains("drained"));
             assert!(named, "{component} and how long it took in the report:\n{}", suite.stderr.text());
         }
     }

@@ -17,13 +17,15 @@ use crate::{
     Downstream, GatewayKey, HttpBackend, RedisServer, Scratch, binaries,
     device::{random_key, to_pem},
     output::Lines,
-    wait,
+    servers, wait,
 };
 
 pub(super) const STATE: &str = "state";
 pub(super) const RUN: &str = "run";
 pub(super) const CONFIG: &str = "gateway.toml";
 const SIGNER: &str = "signer.pem";
+/// Set to `postgres`, every scenario that does not choose a database itself runs on PostgreSQL.
+const DATABASE: &str = "GATEHOUSE_TEST_DATABASE";
 
 /// Settings of a suite. By default: embedded Redis, SQLite, two pushers, free ports on every listener, no backends.
 #[derive(Debug)]
@@ -138,7 +140,13 @@ impl Builder {
 
     /// Starts the suite and waits until it is ready.
     pub async fn start(self) -> Suite {
-        self.prepare().start().await
+        let chosen = self.sections.get("database").is_some_and(|section| section.contains_key("url"));
+        let this = if !chosen && std::env::var_os(DATABASE).is_some_and(|kind| kind == "postgres") {
+            self.database(&servers::postgres_database().await)
+        } else {
+            self
+        };
+        this.prepare().start().await
     }
 }
 
