@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     os::unix::{net::UnixStream, process::CommandExt as _},
+    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -24,7 +25,13 @@ impl PostgresServer {
     /// Makes a cluster, starts it and waits until it accepts connections.
     #[must_use]
     pub fn start() -> Self {
-        let dir = tempfile::Builder::new().prefix("gh-pg-").tempdir_in("/tmp").unwrap();
+        Self::start_in(Path::new("/tmp"))
+    }
+
+    /// The same in a directory below `parent`, whose path must be short and open to the user that PostgreSQL runs as.
+    #[must_use]
+    pub fn start_in(parent: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("gh-pg-").tempdir_in(parent).unwrap();
         if let Some(user) = unprivileged() {
             std::os::unix::fs::chown(dir.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
         }
