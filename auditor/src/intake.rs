@@ -98,6 +98,11 @@ impl Intake {
         read_entries(answer).ok_or(RedisError::Unexpected("XREADGROUP"))
     }
 
+    /// The newest entry that the stream ever had.
+    pub async fn newest(&self) -> Result<StreamId, RedisError> {
+        Ok(self.redis.stream_info(&self.stream).await?.last_generated)
+    }
+
     /// Takes entries out of the group and out of the stream, which so holds what is not written yet and nothing else. Not by trimming: an older
     /// entry may be pending that this process has never seen.
     pub async fn settle(&self, entries: &[StreamId]) -> Result<(), RedisError> {

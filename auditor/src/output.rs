@@ -1,5 +1,5 @@
-//! One JSON line a record on stdout, after the record is a row. Whoever reads them slowly, or not at all, holds nothing up: lines are then skipped and
-//! counted, for the trail itself is in the database.
+//! One JSON line a record on stdout, after the record is a row. A slow reader slows the writer down a little; one that has stopped reading holds nothing
+//! up: lines are then skipped and counted, for the trail itself is in the database.
 
 use std::{io, time::Duration};
 
@@ -14,6 +14,8 @@ use tokio::{
 
 /// Batches that wait for a reader.
 const QUEUE: usize = 64;
+/// How long the writer waits for a reader that is behind, before it counts as one that has stopped.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a reader may take over what is left at the end.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -22,6 +24,7 @@ const FLUSH: Duration = Duration::from_secs(1);
 pub struct Output {
     queue: mpsc::Sender<Vec<ChainedAuditRecord>>,
     skipped: IntCounter,
+    stuck: bool,
     done: oneshot::Receiver<()>,
     /// Dropped with this: the task ends, whatever is left.
     stop: oneshot::Sender<()>,
@@ -43,14 +46,21 @@ impl Output {
             // Nobody waits for it after an abort.
             let _gone = finished.send(());
         });
-        Self { queue, skipped, done, stop }
+        Self { queue, skipped, stuck: false, done, stop }
     }
 
-    /// Hands a batch over, or skips it when too many wait.
-    pub fn write(&self, rows: Vec<ChainedAuditRecord>) {
-        if let Err(error) = self.queue.try_send(rows) {
-            self.skipped.inc_by(error.into_inner().len() as u64);
+    /// Hands a batch over, or skips it when the reader has stopped.
+    pub async fn write(&mut self, rows: Vec<ChainedAuditRecord>) {
+        let patience = if self.stuck { Duration::ZERO } else { PATIENCE };
+        let records = rows.len() as u64;
+        let taken = self.queue.send_timeout(rows, patience).await.is_ok();
+        if !taken {
+            self.skipped.inc_by(records);
+            if !self.stuck {
+                tracing::warn!("nobody reads stdout; audit lines are left out until somebody does");
+            }
         }
+        self.stuck = !taken;
     }
 
     /// Waits, for a moment, until everything handed over is written.
@@ -111,8 +121,8 @@ mod tests {
     async fn a_record_is_one_line_of_json() {
         let (out, mut read) = tokio::io::duplex(1 << 16);
         let skipped = IntCounter::new("skipped", "Skipped.").unwrap();
-        let output = Output::open(&process(), out, skipped.clone());
-        output.write(rows(2));
+        let mut output = Output::open(&process(), out, skipped.clone());
+        output.write(rows(2)).await;
         output.finish().await;
         let mut text = String::new();
         read.read_to_string(&mut text).await.unwrap();
@@ -126,14 +136,14 @@ mod tests {
         let skipped = IntCounter::new("skipped", "Skipped.").unwrap();
         let (out, gone) = tokio::io::duplex(16);
         drop(gone);
-        let output = Output::open(&process(), out, skipped.clone());
-        output.write(rows(3));
+        let mut output = Output::open(&process(), out, skipped.clone());
+        output.write(rows(3)).await;
         output.finish().await;
         assert_eq!(skipped.get(), 3);
         let (out, _never_read) = tokio::io::duplex(16);
-        let output = Output::open(&process(), out, skipped.clone());
+        let mut output = Output::open(&process(), out, skipped.clone());
         for _ in 0..=2 * QUEUE {
-            output.write(rows(1));
+            output.write(rows(1)).await;
         }
         assert!(skipped.get() > 3);
         output.finish().await;

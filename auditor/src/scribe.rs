@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use gatehouse_chassis::{Process, backoff::Backoff, connections::Gauged, redis::RedisError};
 use gatehouse_migrations::Database;
+use gatehouse_proto::ids::StreamId;
 
 use crate::{
     batch::{Batch, Malformed},
@@ -66,15 +67,20 @@ struct Course<L> {
 }
 
 impl Scribe {
-    /// Until the drain has begun and the stream is empty.
+    /// Until the drain has begun and everything that the stream held then is written. What comes later is the successor's.
     pub async fn run<L: Ledger>(mut self) {
         let mut course: Course<L> = Course { open: None, away: None, standing_by: false, logged: [None; 3] };
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut until = None;
         loop {
             let draining = self.process.shutdown().is_draining();
+            if draining && until.is_none() {
+                until = self.intake.newest().await.ok();
+            }
             match self.turn(&mut course, draining).await {
-                // Empty, or never ours to flush.
-                Ok(0) | Err(Interrupted::Ledger(LedgerError::Held)) if draining => break,
+                Ok(last) if draining && last.is_none_or(|last| Some(last) >= until) => break,
+                // Never ours to flush.
+                Err(Interrupted::Ledger(LedgerError::Held)) if draining => break,
                 Ok(_) => {
                     self.came_back(&mut course).await;
                     backoff.reset();
@@ -100,8 +106,8 @@ impl Scribe {
         self.output.finish().await;
     }
 
-    /// One read and what comes of it; how many entries that was.
-    async fn turn<L: Ledger>(&mut self, course: &mut Course<L>, draining: bool) -> Result<usize, Interrupted> {
+    /// One read and what comes of it; the last entry of it, if it brought any.
+    async fn turn<L: Ledger>(&mut self, course: &mut Course<L>, draining: bool) -> Result<Option<StreamId>, Interrupted> {
         if course.open.is_none() {
             let chain = Chain::<L>::open(&self.database).await?;
             self.metrics.head.set(chain.head().seq);
@@ -113,7 +119,7 @@ impl Scribe {
         for batch in Batch::decode(&entries, self.batch) {
             self.write(course, batch).await?;
         }
-        Ok(entries.len())
+        Ok(entries.last().map(|entry| entry.id))
     }
 
     async fn write<L: Ledger>(&mut self, course: &mut Course<L>, batch: Batch) -> Result<(), Interrupted> {
@@ -133,13 +139,13 @@ impl Scribe {
         events.with_label_values(&["duplicate"]).inc_by(appended.duplicates as u64);
         #[expect(clippy::cast_precision_loss, reason = "a batch is far smaller than 2^52")]
         self.metrics.batch_records.observe(appended.rows.len() as f64);
-        self.output.write(appended.rows);
+        self.output.write(appended.rows).await;
         self.intake.settle(&batch.entries).await?;
         Ok(())
     }
 
     /// Each is counted; each cause is logged once a second.
-    fn note_malformed(&self, malformed: &[(gatehouse_proto::ids::StreamId, Malformed)], logged: &mut [Option<Instant>; 3]) {
+    fn note_malformed(&self, malformed: &[(StreamId, Malformed)], logged: &mut [Option<Instant>; 3]) {
         for &(entry, cause) in malformed {
             self.metrics.events.with_label_values(&["malformed"]).inc();
             let last = &mut logged[cause as usize];

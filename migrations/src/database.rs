@@ -156,6 +156,13 @@ impl Database {
     }
 }
 
+/// What is wrong with `[database]`, as `--check` prints it.
+#[must_use]
+pub fn preflight(shared: &Shared) -> Vec<String> {
+    let database = Database::of(shared, Owner::Audit);
+    database.err().map(|error| format!("database.url: {error}")).into_iter().collect()
+}
+
 /// As operators know it, without the password.
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -194,7 +201,8 @@ impl Connection {
 
 fn postgres(url: &str, owner: Owner) -> Result<PgConnectOptions, Fatal> {
     // The parser's message may quote the URL, and with it the password.
-    let options = PgConnectOptions::from_str(url).map_err(|_| Fatal::config("the database URL (GATEWAY_DATABASE_URL) cannot be read"))?;
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| Fatal::config("GATEWAY_DATABASE_URL is not a URL that PostgreSQL's client can read"))?;
     let milliseconds = |bound: Duration| bound.as_millis().to_string();
     let bounds = [
         ("statement_timeout", milliseconds(STATEMENT)),

@@ -9,7 +9,7 @@ mod owner;
 mod plan;
 mod schema;
 
-pub use database::{Connection, Database};
+pub use database::{Connection, Database, preflight};
 pub use owner::Owner;
 pub use plan::{Mismatch, Step, plan};
 pub use schema::migrate;

@@ -50,6 +50,16 @@ fn pending_migrations_and_an_unreachable_database_end_the_start_with_their_codes
 }
 
 #[test]
+fn a_database_url_that_cannot_be_read_is_a_problem_of_the_configuration() {
+    let house = House::on_sqlite();
+    for arguments in [&["--check"][..], &[]] {
+        let (code, _, stderr) = run(auditor(&house).args(arguments).env("GATEWAY_DATABASE_URL", "postgres://gate:hunter2@host:port/house"));
+        assert_eq!((code, stderr.lines().count()), (i32::from(exit::CONFIG), 1), "{stderr}");
+        assert!(stderr.contains("GATEWAY_DATABASE_URL") && !stderr.contains("hunter2"), "{stderr}");
+    }
+}
+
+#[test]
 fn every_record_is_a_line_and_sigterm_ends_it_with_nothing_left() {
     let house = House::on_sqlite();
     let mut child = auditor(&house).spawn().unwrap();
