@@ -271,6 +271,33 @@ async fn an_answer_that_the_trail_cannot_take_is_withheld_where_the_trail_is_req
     execute(&bench, bench.command("orders.list", "r-2", b"")).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_outlasts_the_budget_is_told_so_and_recorded() {
+    let (entered, mut entries) = mpsc::unbounded_channel();
+    let server = downstream(move |_| {
+        entered.send(()).unwrap();
+        Box::pin(std::future::pending())
+    });
+    let mut bench = Bench::start(&routed_to(server.address(), "timeout = \"5m\"\n[shutdown]\nedge = \"400ms\"")).await;
+    let (mut client, mut left) = (bench.client(), JoinSet::new());
+    let (command, abandoned) = (bench.command("orders.create", "r-1", b""), bench.command("orders.create", "r-2", b""));
+    let mut other = bench.client();
+    left.spawn(async move { other.execute_command(abandoned).await.map(|_| ()) });
+    entries.recv().await.unwrap();
+    left.shutdown().await;
+    let (answer, ()) = tokio::join!(client.execute_command(command), async {
+        entries.recv().await.unwrap();
+        bench.drain();
+    });
+    let status = answer.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "gateway is shutting down"));
+    bench.ended().await;
+    for id in ["r-1", "r-2"] {
+        let record = bench.record(id).await;
+        assert_eq!((record.status.as_str(), record.grpc_code.as_deref()), ("error", Some("UNAVAILABLE")));
+    }
+}
+
 /// One record that leaves no room for another.
 fn fill_spool(path: &std::path::Path) {
     let record = vec![0; (1 << 20) - 16];
