@@ -73,7 +73,7 @@ fn mirror() -> Server {
 
 fn routes(address: impl std::fmt::Display) -> String {
     format!(
-        "[[backend]]\nname = \"shop\"\nprotocol = \"http\"\naddress = \"http://{address}\"\ntimeout = \"500ms\"\n\
+        "[[backend]]\nname = \"shop\"\nprotocol = \"http\"\naddress = \"http://{address}\"\ntimeout = \"2s\"\n\
          [[route]]\nprefix = \"/shop\"\nbackend = \"shop\"\n\
          [[route]]\nprefix = \"/cut\"\nbackend = \"shop\"\nstrip_prefix = true\naudit = \"required\"\n\
          [auth]\nbackend = \"shop\"\n"
