@@ -10,7 +10,7 @@ mod shared;
 mod source;
 
 pub use address::{ListenAddr, RedisAddr};
-pub use reader::{Key, Problem, Reader, Section};
+pub use reader::{Key, Problem, Reader, Section, unknown_key};
 pub use secret::Secret;
 pub use shared::{Budgets, DatabaseUrl, LogConfig, LogFormat, RedisConfig, SentryConfig, Shared, embedded_password_path};
 pub use source::{DEFAULT_PATH, Source};

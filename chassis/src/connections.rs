@@ -25,6 +25,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER_BYTES: u32 = 64 << 10;
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 1000;
+/// The same on a local socket, where one connection of the edge carries the event streams of all its clients.
+const MAX_LOCAL_STREAMS: u32 = 1 << 20;
 
 /// Who is at the other end; an extension of every request. `None` on local sockets.
 #[derive(Clone, Copy, Debug)]
@@ -59,11 +61,12 @@ pub async fn serve(name: &'static str, listener: Listener, router: Router, metri
     let connections = Shutdown::default();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES as usize);
+    let max_streams = if matches!(listener, Listener::Unix(_)) { MAX_LOCAL_STREAMS } else { MAX_STREAMS };
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEADER_BYTES)
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(max_streams)
         .keep_alive_interval(Some(Duration::from_secs(20)))
         .keep_alive_timeout(Duration::from_secs(10));
     loop {

@@ -12,6 +12,11 @@ use tonic::{
 use crate::metrics::Metrics;
 use gatehouse_proto::internal::v1::{MetricsRequest, MetricsResponse, process_server};
 
+/// What one stream may hold here unread, and all of them together. Thousands of streams share a connection: those whose clients do not read must never use up
+/// what the others live on.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 30;
+
 /// A channel to the process behind that socket. Connects when first used, and again whenever the other side went away.
 #[must_use]
 pub fn channel(socket: PathBuf) -> Channel {
@@ -24,6 +29,8 @@ pub fn channel(socket: PathBuf) -> Channel {
         // A peer that hangs rather than dies is noticed by its silence.
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(5))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .connect_with_connector_lazy(connector)
 }
 

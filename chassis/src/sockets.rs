@@ -53,6 +53,16 @@ impl Inherited {
         Ok(Self(sockets))
     }
 
+    /// Sockets that the caller bound, by name: how a test lends them.
+    #[must_use]
+    pub fn of(sockets: impl IntoIterator<Item = (&'static str, OwnedFd)>) -> Self {
+        let mut lent = BTreeMap::<String, Vec<OwnedFd>>::new();
+        for (name, fd) in sockets {
+            lent.entry(name.to_owned()).or_default().push(fd);
+        }
+        Self(lent)
+    }
+
     /// Takes the socket of that name, if one was lent. Needs a runtime.
     pub fn take(&mut self, name: &str) -> io::Result<Option<Listener>> {
         let Some(fd) = self.0.get_mut(name).and_then(Vec::pop) else { return Ok(None) };

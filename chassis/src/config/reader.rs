@@ -398,7 +398,9 @@ fn line_at(text: &str, offset: usize) -> usize {
     text.get(..offset).map_or(1, |before| before.matches('\n').count() + 1)
 }
 
-fn unknown_key(kind: &str, name: &str, known: &[&str]) -> String {
+/// Says that a name is unknown, with the nearest one that is known, or all of them.
+#[must_use]
+pub fn unknown_key(kind: &str, name: &str, known: &[&str]) -> String {
     let nearest = known.iter().map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate)).min();
     match nearest {
         Some((distance, candidate)) if distance <= name.len().max(3) / 2 => format!("unknown {kind}; did you mean `{candidate}`?"),
