@@ -116,6 +116,12 @@ pub fn with_cursor(status: Status, cursor: StreamId, retry_after: Duration) -> S
     if let Ok(value) = MetadataValue::try_from(cursor.to_string()) {
         status.metadata_mut().insert("gateway-cursor", value);
     }
+    with_retry_after(status, retry_after)
+}
+
+/// Adds when to come back, for a client that holds no event yet.
+#[must_use]
+pub fn with_retry_after(status: Status, retry_after: Duration) -> Status {
     with_trailer(status, "gateway-retry-after-ms", milliseconds(retry_after))
 }
 
