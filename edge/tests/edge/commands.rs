@@ -11,6 +11,7 @@ use gatehouse_proto::{
     signing,
 };
 use gatehouse_sessions::now_ms;
+use gatehouse_testkit::RedisServer;
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
@@ -262,9 +263,10 @@ async fn an_answer_that_the_trail_cannot_take_is_withheld_where_the_trail_is_req
     let dir = dir();
     fill_spool(&dir.path().join("state/spool/edge-0.spool"));
     let routes = routed_to(server.address(), "[[command]]\nmessage_type = \"orders.list\"\nbackend = \"orders\"\naudit = \"best_effort\"");
-    let bench = Bench::start_in(dir, &format!("{routes}\n[spool]\nmax_bytes = {}", 1 << 20)).await;
-    // A stream that is none takes no entries.
-    bench.redis.run(&["SET", "gateway:audit", "x"]);
+    // A stream that is none takes no entries; and neither does it empty the spool.
+    let redis = RedisServer::start();
+    redis.run(&["SET", "gateway:audit", "x"]);
+    let bench = Bench::start_on(redis, dir, &format!("{routes}\n[spool]\nmax_bytes = {}", 1 << 20)).await;
     let status = execute(&bench, bench.command("orders.create", "r-1", b"")).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "audit trail is unavailable"));
     assert_eq!(bench.metric("audit_answers_withheld_total", &[("action_type", "command")]), 1);
