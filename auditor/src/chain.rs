@@ -12,6 +12,8 @@ use crate::ledger::{Ledger, LedgerError, Position};
 
 /// Bounds one transaction from outside. The database's own bounds come first; this one is for an answer that never comes.
 const APPEND: Duration = Duration::from_secs(30);
+/// Bounds the question whether the database is there.
+const CHECK: Duration = Duration::from_secs(5);
 
 /// The only writer of a chain.
 #[derive(Debug)]
@@ -34,9 +36,8 @@ impl<L: Ledger> Chain<L> {
     pub async fn open(database: &Database) -> Result<Self, LedgerError> {
         let open = async {
             let mut ledger = L::open(database).await?;
-            let (seq, hash) = ledger.head().await?;
-            let hash = hash.try_into().map_err(|_| LedgerError::Head)?;
-            Ok(Self { ledger, head: Head { seq, hash } })
+            let head = stored_head(&mut ledger).await?;
+            Ok(Self { ledger, head })
         };
         tokio::time::timeout(APPEND, open).await.unwrap_or(Err(LedgerError::Timeout))
     }
@@ -45,6 +46,12 @@ impl<L: Ledger> Chain<L> {
     #[must_use]
     pub const fn head(&self) -> Head {
         self.head
+    }
+
+    /// Asks whether the chain still ends where this writer left it, and by that whether the database is there at all.
+    pub async fn check(mut self) -> Result<Self, LedgerError> {
+        let stored = tokio::time::timeout(CHECK, stored_head(&mut self.ledger)).await.unwrap_or(Err(LedgerError::Timeout))?;
+        if stored == self.head { Ok(self) } else { Err(LedgerError::Moved) }
     }
 
     /// Chains what is new behind the head, and makes rows, head and position last together. Whoever cancels this, or gets an error, has no chain any
@@ -72,4 +79,10 @@ impl<L: Ledger> Chain<L> {
         self.head = head;
         Ok((self, Appended { duplicates: read - rows.len(), rows }))
     }
+}
+
+async fn stored_head(ledger: &mut impl Ledger) -> Result<Head, LedgerError> {
+    let (seq, hash) = ledger.head().await?;
+    let hash = hash.try_into().map_err(|_| LedgerError::Head)?;
+    Ok(Head { seq, hash })
 }

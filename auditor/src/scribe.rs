@@ -17,6 +17,8 @@ use crate::{
 
 /// How often a successor asks whether its predecessor has let go.
 const STANDBY: Duration = Duration::from_millis(200);
+/// How often the database is asked for while there is nothing to write: it may go away in silence.
+const CHECK: Duration = Duration::from_secs(2);
 
 /// Everything that the task owns, but for the chain, which comes and goes with its connection.
 #[derive(Debug)]
@@ -63,13 +65,14 @@ struct Course<L> {
     open: Option<Open<L>>,
     away: Option<&'static str>,
     standing_by: bool,
+    checked: Instant,
     logged: [Option<Instant>; 3],
 }
 
 impl Scribe {
     /// Until the drain has begun and everything that the stream held then is written. What comes later is the successor's.
     pub async fn run<L: Ledger>(mut self) {
-        let mut course: Course<L> = Course { open: None, away: None, standing_by: false, logged: [None; 3] };
+        let mut course: Course<L> = Course { open: None, away: None, standing_by: false, checked: Instant::now(), logged: [None; 3] };
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut until = None;
         loop {
@@ -116,6 +119,9 @@ impl Scribe {
             course.open = Some(Open { chain, idle: Gauged::new(&self.metrics.idle) });
         }
         let entries = self.intake.read(!draining).await?;
+        if entries.is_empty() && course.checked.elapsed() >= CHECK {
+            self.check(course).await?;
+        }
         for batch in Batch::decode(&entries, self.batch) {
             self.write(course, batch).await?;
         }
@@ -124,7 +130,6 @@ impl Scribe {
 
     async fn write<L: Ledger>(&mut self, course: &mut Course<L>, batch: Batch) -> Result<(), Interrupted> {
         let (Some(Open { chain, idle }), Some(&last)) = (course.open.take(), batch.entries.last()) else { return Ok(()) };
-        self.note_malformed(&batch.malformed, &mut course.logged);
         drop(idle);
         let in_use = Gauged::new(&self.metrics.in_use);
         let timer = self.metrics.write_seconds.start_timer();
@@ -134,6 +139,8 @@ impl Scribe {
         drop(in_use);
         self.metrics.head.set(chain.head().seq);
         course.open = Some(Open { chain, idle: Gauged::new(&self.metrics.idle) });
+        course.checked = Instant::now();
+        self.note_malformed(&batch.malformed, &mut course.logged);
         let events = &self.metrics.events;
         events.with_label_values(&["written"]).inc_by(appended.rows.len() as u64);
         events.with_label_values(&["duplicate"]).inc_by(appended.duplicates as u64);
@@ -141,6 +148,14 @@ impl Scribe {
         self.metrics.batch_records.observe(appended.rows.len() as f64);
         self.output.write(appended.rows).await;
         self.intake.settle(&batch.entries).await?;
+        Ok(())
+    }
+
+    async fn check<L: Ledger>(&self, course: &mut Course<L>) -> Result<(), LedgerError> {
+        let Some(Open { chain, idle }) = course.open.take() else { return Ok(()) };
+        let chain = chain.check().await?;
+        course.open = Some(Open { chain, idle });
+        course.checked = Instant::now();
         Ok(())
     }
 

@@ -85,6 +85,8 @@ async fn the_horizon_moves_on_in_silence_and_never_passes_an_unread_entry() {
     let mut tail = Tail::new(&redis, "s", StreamId::ZERO);
     let first = tail.next().await.unwrap();
     assert!(first.entries.is_empty() && first.horizon > StreamId::ZERO);
+    let now: u64 = server.run(&["TIME"]).lines().next().unwrap().parse::<u64>().unwrap() * 1000;
+    assert!(first.horizon.ms < now, "the server's clock may go back by a second");
     let id: StreamId = server.run(&["XADD", "s", "*", "n", "1"]).parse().unwrap();
     assert!(id > first.horizon, "{id} {}", first.horizon);
     let second = tail.next().await.unwrap();
@@ -109,6 +111,67 @@ async fn a_wiped_stream_is_noticed_and_read_from_its_start() {
     }
     assert!(wiped);
     assert_eq!(values(&seen), ["after"]);
+}
+
+#[tokio::test]
+async fn a_wipe_that_new_entries_hide_shows_in_the_watched_key() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    server.run(&["SET", "epoch", "1"]);
+    let mut tail = Tail::new(&redis, "s", StreamId::ZERO).watching("epoch");
+    server.run(&["XADD", "s", "1-0", "n", "before"]);
+    let batch = tail.next().await.unwrap();
+    assert_eq!((values(&batch.entries), batch.watched.as_deref()), (vec!["before".to_owned()], Some(&b"1"[..])));
+    server.run(&["FLUSHALL"]);
+    server.run(&["XADD", "s", "2-0", "n", "after"]);
+    let batch = tail.next().await.unwrap();
+    assert_eq!((values(&batch.entries), batch.watched), (vec!["after".to_owned()], None));
+}
+
+#[tokio::test]
+async fn a_wipe_that_was_noticed_is_told_even_when_the_next_read_fails() {
+    let mut server = RedisServer::start();
+    let redis = connect(&server).await;
+    let mut tail = Tail::new(&redis, "s", StreamId::ZERO);
+    server.run(&["XADD", "s", "*", "n", "before"]);
+    next_entries(&mut tail).await;
+    server.run(&["DEL", "s"]);
+    // The reader notices after a second of silence; its future is dropped at any point of that, and Redis is away for a while.
+    for step in 0..8 {
+        let patience = std::time::Duration::from_millis(200 * step);
+        if let Ok(Ok(batch)) = tokio::time::timeout(patience, tail.next()).await
+            && batch.wiped
+        {
+            return;
+        }
+    }
+    server.kill9();
+    assert!(tail.next().await.is_err());
+    server.restart();
+    loop {
+        if let Ok(batch) = tail.next().await {
+            assert!(batch.wiped);
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_read_of_large_entries_brings_few_of_them() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let large = "x".repeat(1 << 20);
+    for _ in 0..30 {
+        server.run(&["XADD", "s", "*", "n", "x"]);
+    }
+    let mut tail = Tail::new(&redis, "s", StreamId::ZERO);
+    next_entries(&mut tail).await;
+    server.run(&["XADD", "s", "*", "n", &large]);
+    assert_eq!(next_entries(&mut tail).await.len(), 1);
+    for _ in 0..10 {
+        server.run(&["XADD", "s", "*", "n", &large]);
+    }
+    assert_eq!(next_entries(&mut tail).await.len(), 7);
 }
 
 #[tokio::test]

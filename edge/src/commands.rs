@@ -8,7 +8,7 @@ mod finish;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use gatehouse_chassis::{Shutdown, metrics::Metrics};
+use gatehouse_chassis::metrics::Metrics;
 use gatehouse_proto::{
     downstream::v1::ExecuteResponse,
     gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse},
@@ -19,6 +19,7 @@ use gatehouse_sessions::{Refusal, Session, Verifier, now_ms, verdict};
 use tonic::{Code, Status};
 
 use crate::{
+    closing::Closing,
     config::{Audit, Config, Protocol},
     trail::{self, Act, Caller, Outcome, Trail},
 };
@@ -32,7 +33,7 @@ pub(crate) struct Commands {
     routes: HashMap<String, Route>,
     trail: Trail,
     signer: Arc<Signer>,
-    shutdown: Shutdown,
+    closing: Closing,
 }
 
 #[derive(Clone, Debug)]
@@ -43,7 +44,7 @@ struct Route {
 }
 
 impl Commands {
-    pub(crate) fn new(config: &Config, verifier: Verifier, trail: Trail, metrics: &Metrics, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(config: &Config, verifier: Verifier, trail: Trail, metrics: &Metrics, closing: Closing) -> Self {
         let outcomes = Outcomes::new(metrics);
         let of_backend =
             |backend: &crate::config::Backend| (backend.protocol == Protocol::Grpc).then(|| Downstream::new(backend, &outcomes));
@@ -53,7 +54,7 @@ impl Commands {
             Some((command.message_type.clone(), Route { downstream, timeout: command.timeout, audit: command.audit }))
         };
         let routes = config.commands.iter().filter_map(route).collect();
-        Self { verifier, routes, trail, signer: Arc::clone(&config.sessions.signer), shutdown }
+        Self { verifier, routes, trail, signer: Arc::clone(&config.sessions.signer), closing }
     }
 
     /// The answer, once the trail has it. `patience` is how long the client waits.
@@ -63,7 +64,7 @@ impl Commands {
         caller: Caller,
         patience: Option<Duration>,
     ) -> Result<ExecuteCommandResponse, Status> {
-        if self.shutdown.is_draining() {
+        if self.closing.shutdown().is_draining() {
             return Err(verdict::shutting_down());
         }
         let session = match self.verifier.command(&request).await {
@@ -80,7 +81,7 @@ impl Commands {
         };
         let this = Arc::clone(self);
         let whole = async move { this.carry_out(&route, &request, &caller, &session, patience).await };
-        to_the_end(&self.shutdown, "command", whole).await
+        to_the_end(self.closing.shutdown(), "command", whole).await
     }
 
     async fn carry_out(
@@ -91,9 +92,12 @@ impl Commands {
         session: &Session,
         patience: Option<Duration>,
     ) -> Result<ExecuteCommandResponse, Status> {
-        // One deadline from the request's head on: what verification took is no longer there for the downstream.
+        // One deadline from the request on: what verification took is no longer there for the downstream.
         let left = patience.map_or(Duration::MAX, |patience| patience.saturating_sub(caller.since.elapsed()));
-        let result = route.downstream.execute(request, session, route.timeout.min(left)).await;
+        let result = tokio::select! {
+            result = route.downstream.execute(request, session, route.timeout.min(left)) => result,
+            () = self.closing.last_call() => Err(route.downstream.abandon()),
+        };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
         let on = Some((route.downstream.name(), "backend"));
         let record = act(request, on).grpc(caller, session, Outcome::of(code), code);

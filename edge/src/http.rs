@@ -17,12 +17,12 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use gatehouse_chassis::{Shutdown, metrics::Metrics};
+use gatehouse_chassis::metrics::Metrics;
 use gatehouse_proto::keys::Signer;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::{config::Config, metrics::HttpMetrics, trail::Trail};
+use crate::{closing::Closing, config::Config, metrics::HttpMetrics, trail::Trail};
 use errors::Problem;
 pub(crate) use health::Dependencies;
 use proxy::Proxy;
@@ -38,18 +38,18 @@ pub(crate) struct Door {
     dependencies: Dependencies,
     keys: Bytes,
     metrics: HttpMetrics,
-    shutdown: Shutdown,
+    closing: Closing,
 }
 
 impl Door {
-    pub(crate) fn new(config: &Config, dependencies: Dependencies, trail: &Trail, metrics: &Metrics, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(config: &Config, dependencies: Dependencies, trail: &Trail, metrics: &Metrics, closing: Closing) -> Self {
         Self {
             table: Table::new(&config.routes),
-            proxy: Proxy::new(config, trail, shutdown.clone()),
+            proxy: Proxy::new(config, trail, closing.clone()),
             dependencies,
             keys: public_keys(&config.sessions.signer),
             metrics: HttpMetrics::new(metrics),
-            shutdown,
+            closing,
         }
     }
 
@@ -80,7 +80,7 @@ impl Door {
 
     async fn own(&self, own: Own) -> Response {
         let status = |good| if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let serving = !self.shutdown.is_draining();
+        let serving = !self.closing.shutdown().is_draining();
         match own {
             Own::Alive => json_response(StatusCode::OK, &json!({"status": "ok"})),
             Own::Serving => json_response(status(serving), &json!({"status": if serving { "ready" } else { "draining" }})),

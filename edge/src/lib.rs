@@ -8,6 +8,7 @@
 //!
 //! It owns no state that outlives it: killed at any line, it loses answers that were not given, and nothing else.
 
+mod closing;
 mod commands;
 pub mod config;
 mod gateway;
@@ -30,13 +31,14 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let sessions = Sessions::open(&process, redis.clone(), &config.sessions, |_| {}).await?;
     let recorder = Recorder::open(&process, redis.clone())?;
 
+    let closing = closing::Closing::new(&process);
     let trail = trail::Trail::new(recorder, metrics);
     let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
     let pushers = Arc::new(relay::Pushers::new(shared, relay::RelayMetrics::new(metrics)));
-    let commands = Arc::new(commands::Commands::new(&config, verifier.clone(), trail.clone(), metrics, shutdown.clone()));
+    let commands = Arc::new(commands::Commands::new(&config, verifier.clone(), trail.clone(), metrics, closing.clone()));
     let relay = relay::Relay { verifier, pushers: Arc::clone(&pushers), trail: trail.clone(), shutdown: shutdown.clone() };
     let dependencies = http::Dependencies { redis, auditor: ipc::channel(shared.local_socket("auditor", 0)), pushers };
-    let public = http::Door::new(&config, dependencies, &trail, metrics, shutdown.clone());
+    let public = http::Door::new(&config, dependencies, &trail, metrics, closing);
     let gateway = gateway::router(&process, gateway::Door { commands, relay }).await?;
 
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);

@@ -8,10 +8,10 @@ use axum::{
     body::Body,
     extract::{Request, State},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use gatehouse_chassis::{Shutdown, metrics::Metrics};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header};
 use prometheus::{HistogramVec, IntCounterVec};
 use tonic::Code;
 
@@ -84,6 +84,11 @@ pub(crate) struct GrpcObserver {
 /// The layer around every gRPC service: those that never reach a handler are counted, too.
 pub(crate) async fn observe_grpc(State(observer): State<Arc<GrpcObserver>>, request: Request, next: Next) -> Response {
     let mut running = GrpcRequest::begin(observer.metrics.clone(), request.uri().path());
+    // "Servers should respond with 415" (gRPC over HTTP/2): whoever speaks something else cannot read a status in trailers.
+    if !is_grpc(request.headers()) {
+        running.code = Code::Unimplemented;
+        return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
+    }
     let response = next.run(request).await;
     if running.see(response.headers()) {
         return response;
@@ -91,6 +96,10 @@ pub(crate) async fn observe_grpc(State(observer): State<Arc<GrpcObserver>>, requ
     // Health watches and reflection never end by themselves; a drain must not wait for them. The gateway's own streams know how to end.
     let until = (running.method == "other").then(|| observer.shutdown.clone());
     response.map(|body| Body::new(Observed::new(body, running, until)))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// The name of a status code as the trail and dashboards spell it.

@@ -22,7 +22,7 @@ use crate::{config::Audit, metrics::code_name};
 pub(crate) struct Caller {
     ip: Option<String>,
     user_agent: Option<String>,
-    /// When the request's head had been read.
+    /// When the request had been read.
     pub(crate) since: Instant,
 }
 

@@ -1,1 +1,82 @@
 //! Fans events out to connected devices.
+//!
+//! ```text
+//!  client_events ─▶ reader ─▶ hub: log + seats ◀─ pull ─ event streams ─▶ edge (local socket), clients (push socket)
+//!                              ▲      ▲                      │ behind memory
+//!  session_events ─▶ sessions ─┘      └── sweep              └──▶ archive: Redis, page by page
+//! ```
+//!
+//! One [`log`](mod@log) of immutable events, indexed by user, each sealed and encoded once; a stream is a cursor into it and what a [`seat`] counts. A cursor
+//! is the id of a stream entry or of a point between entries, so that any pusher can [`resume`] it, after any crash, as long as Redis is the same
+//! ([`floor`]) and has not been trimmed past it.
+
+pub mod announce;
+pub mod archive;
+pub mod attach;
+pub mod backlog;
+pub mod config;
+pub mod entry;
+pub mod floor;
+pub mod hub;
+pub mod log;
+pub mod metrics;
+pub mod reader;
+pub mod resume;
+pub mod seat;
+pub mod stream;
+pub mod sweep;
+
+pub use config::Config;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use gatehouse_chassis::{Process, redis::Redis};
+use gatehouse_proto::internal::v1::push_server::PushServer;
+use gatehouse_sessions::Sessions;
+use tokio::sync::oneshot;
+
+use archive::Archive;
+use attach::Attach;
+use floor::Floor;
+use hub::Hub;
+use metrics::PushMetrics;
+use reader::Reader;
+
+/// Runs one pusher.
+pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
+    // Open
+    let redis = Redis::connect(&process.shared().redis).await?;
+    let floor = Arc::new(Floor::open(redis.clone()).await.context("agree on the floor of cursors")?);
+    let stream = redis.config().client_events_stream.clone();
+    let position = redis.stream_info(&stream).await.context("find the end of the client event stream")?.last_generated;
+
+    // Build
+    let lowest = floor.known().map(|mark| mark.floor).unwrap_or_default();
+    let metrics = PushMetrics::new(&process);
+    let hub = Arc::new(Hub::new(config.push, Arc::clone(&config.sessions.signer), metrics, position, lowest));
+    let archive = Arc::new(Archive::new(redis.clone(), Arc::clone(&floor), Arc::clone(&hub)));
+    let revoking = Arc::clone(&hub);
+    let sessions = Sessions::open(&process, redis.clone(), &config.sessions, move |id| revoking.revoke(id)).await?;
+    let attach = Attach::new(Arc::clone(&hub), archive, sessions);
+    let reader = Reader::new(&process, &redis, Arc::clone(&hub), floor, position);
+
+    // Bind
+    process.serve_local(|routes| routes.add_service(PushServer::new(attach)))?;
+
+    // Run
+    process.dependency("redis", true).await;
+    let (caught_up, first_read) = oneshot::channel();
+    process.spawn("reader", reader.run(caught_up));
+    process.spawn("sweep", sweep::run(Arc::clone(&hub), process.shutdown().clone()));
+    if first_read.await.is_ok() {
+        process.ready().await;
+        process.until_drain().await;
+    }
+    hub.close();
+    let patience = process.shared().budgets.pusher / 2;
+    if tokio::time::timeout(patience, hub.emptied()).await.is_err() {
+        tracing::warn!("some streams have not taken their verdict; their clients do not read");
+    }
+    Ok(())
+}

@@ -1,3 +1,7 @@
 //! The `gatehouse-pusher` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gatehouse_chassis::Boot::new("pusher").run(gatehouse_pusher::serve)
+}

@@ -109,6 +109,12 @@ pub fn stream_overflowed() -> Status {
     Status::resource_exhausted("push stream overflowed")
 }
 
+/// What the stream was to go on with is no longer retained: the client resumes from its cursor, and is told so.
+#[must_use]
+pub fn must_resume() -> Status {
+    Status::unavailable("event stream must be resumed")
+}
+
 /// Adds what a client needs to resume: the last event that was delivered, and when to come back.
 #[must_use]
 pub fn with_cursor(status: Status, cursor: StreamId, retry_after: Duration) -> Status {
@@ -129,7 +135,7 @@ pub fn with_retry_after(status: Status, retry_after: Duration) -> Status {
 #[must_use]
 pub fn ends_stream(status: &Status) -> bool {
     let is = |verdict: Status| status.code() == verdict.code() && status.message() == verdict.message();
-    is(revoked()) || is(stream_overflowed()) || status.code() == Code::InvalidArgument
+    is(revoked()) || is(stream_overflowed()) || is(must_resume()) || status.code() == Code::InvalidArgument
 }
 
 fn with_trailer(mut status: Status, name: &'static str, value: i64) -> Status {

@@ -43,16 +43,16 @@ async fn an_address_without_a_password_is_refused() {
 async fn the_signer_key_must_be_there_and_be_one() {
     let variable = "GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH";
     check("not set", suite().unset("signer", "private_key_pem_path"), &[variable]).await;
-    check("missing", suite().env(variable, "/nonexistent/key.pem"), &["/nonexistent/key.pem"]).await;
+    check("missing", suite().env(variable, "/nonexistent/key.pem"), &[variable, "/nonexistent/key.pem"]).await;
     let scratch = gatehouse_tests::Scratch::new();
     let garbage = scratch.write("garbage.pem", "not a key");
-    check("garbage", suite().env(variable, garbage.display()), &["garbage.pem", "Ed25519"]).await;
+    check("garbage", suite().env(variable, garbage.display()), &[variable, "garbage.pem", "Ed25519"]).await;
     // An EC key is PKCS#8 too.
     let ec = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgevZzL1gdAFr88hb2\n\
               OF/2NxApJCzGCEDdfSp6VQO30hyhRANCAAQRWz+jn65BtOMvdyHKcvjBeBSDZH2r\n1RTwjmYSi9R/zpBnuQ4EiMnCqfMPWiZqB4QdbAd0E7oH50VpuZ1P087G\n\
               -----END PRIVATE KEY-----\n";
     let ec = scratch.write("ec.pem", ec);
-    check("another kind of key", suite().env(variable, ec.display()), &["ec.pem", "Ed25519"]).await;
+    check("another kind of key", suite().env(variable, ec.display()), &[variable, "ec.pem", "Ed25519"]).await;
 }
 
 #[tokio::test]

@@ -2,13 +2,15 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    os::{fd::OwnedFd, unix::net::UnixListener},
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
-use gatehouse_chassis::exit;
+use gatehouse_chassis::{exit, ipc};
+use gatehouse_proto::internal::v1::{ListAuditRequest, VerifyAuditRequest, audit_trail_client::AuditTrailClient};
 
-use crate::house::{House, numbered};
+use crate::house::{House, eventually, numbered};
 
 fn auditor(house: &House) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gatehouse-auditor"));
@@ -91,4 +93,34 @@ fn a_closed_stdout_does_not_end_it() {
     assert!(child.try_wait().unwrap().is_none(), "it is running");
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_socket_tells_of_the_database_and_of_the_trail() {
+    let mut house = House::on_postgres();
+    let path = house.state.path().join("auditor.sock");
+    let socket = UnixListener::bind(&path).unwrap();
+    // Descriptor 3 is where the protocol begins; a shell puts ours there.
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "exec \"$0\" 3<&0 0</dev/null"]).arg(env!("CARGO_BIN_EXE_gatehouse-auditor"));
+    shell.env_clear().envs(house.env()).env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "local");
+    shell.stdin(Stdio::from(OwnedFd::from(socket))).stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(run(auditor(&house).arg("--migrate")).0 == 0);
+    let mut child = shell.spawn().unwrap();
+    let channel = ipc::channel(path);
+    let serving = async |service| ipc::is_serving(&channel, service, Duration::from_secs(5)).await;
+    eventually("it is ready", async || serving("").await && serving("database").await).await;
+    house.postgres.as_mut().unwrap().kill9();
+    eventually("the database is said to be away", async || !serving("database").await).await;
+    assert!(serving("").await, "the process itself serves on");
+    house.append(numbered(0..3));
+    house.postgres.as_mut().unwrap().restart();
+    eventually("the database is said to be there", async || serving("database").await).await;
+    house.written(3).await;
+    let mut trail = AuditTrailClient::new(channel.clone());
+    let listed = trail.list(ListAuditRequest::default()).await.unwrap().into_inner().records;
+    assert_eq!(listed.iter().map(|row| row.seq).collect::<Vec<_>>(), [3, 2, 1]);
+    assert!(trail.verify(VerifyAuditRequest {}).await.unwrap().get_ref().intact);
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }

@@ -53,6 +53,17 @@ async fn a_postgresql_that_dies_is_waited_for_and_the_stream_keeps_the_records()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_postgresql_that_dies_in_silence_is_noticed_without_a_record_to_write() {
+    let mut house = House::on_postgres();
+    let auditor = house.auditor().await;
+    eventually("it is connected", async || auditor.metrics.idle.get() == 1).await;
+    house.postgres.as_mut().unwrap().kill9();
+    eventually("the loss is noticed", async || auditor.metrics.idle.get() == 0).await;
+    house.postgres.as_mut().unwrap().restart();
+    eventually("it is connected again", async || auditor.metrics.idle.get() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_postgresql_ends_is_opened_anew() {
     let house = House::on_postgres();
     let _auditor = house.auditor().await;

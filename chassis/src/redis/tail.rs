@@ -15,8 +15,15 @@ use crate::backoff::Backoff;
 
 /// How long one read waits for entries. Also how fresh the horizon of an idle stream is.
 const BLOCK_MS: u64 = 1000;
-/// Entries a read.
-const COUNT: usize = 1000;
+/// The most entries a read.
+const MAX_COUNT: usize = 1000;
+/// Entries of the first read, when nobody knows how large they are.
+const FIRST_COUNT: usize = 100;
+/// What a read is to bring at most, in bytes: entries may hold a megabyte each.
+const READ_BYTES: usize = 8 << 20;
+/// How far the horizon of a silent stream stays behind the server's clock: ids may go back by so much, when the clock is set or when a replica with
+/// another clock takes over, and no entry ever appears behind the horizon.
+const CLOCK_SLACK_MS: u64 = 1000;
 
 /// One entry of a stream. Names and values may be any bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +49,10 @@ pub struct Batch {
     /// Every entry up to this id has been handed out, and the server will make no more of them: a point that a cursor can move on to while a
     /// stream is silent. It presumes ids made by the server (`XADD … *`).
     pub horizon: StreamId,
-    /// The stream was found emptied since the last read; reading has begun again from its start.
+    /// The stream was found emptied, or to have lost its newest entries, since the last batch; reading has begun again from its start.
     pub wiped: bool,
+    /// The value of the watched key after the read, if there is a key and it is there; see [`Tail::watching`].
+    pub watched: Option<Bytes>,
 }
 
 /// A reader of one stream, on a connection of its own. Reconnects with back-off.
@@ -53,13 +62,17 @@ pub struct Tail {
     stream: String,
     position: StreamId,
     horizon: StreamId,
+    watched_key: Option<String>,
+    count: usize,
+    /// Noticed, and not yet told.
+    wiped: bool,
     connection: Option<MultiplexedConnection>,
     backoff: Backoff,
     failed: bool,
 }
 
 impl Tail {
-    /// Reads what comes after `position`.
+    /// Reads what comes after `position`: the id of an entry that was read, or the newest that the stream ever gave out.
     #[must_use]
     pub fn new(redis: &Redis, stream: impl Into<String>, position: StreamId) -> Self {
         Self {
@@ -67,14 +80,25 @@ impl Tail {
             stream: stream.into(),
             position,
             horizon: position,
+            watched_key: None,
+            count: FIRST_COUNT,
+            wiped: false,
             connection: None,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
             failed: false,
         }
     }
 
-    /// The next entries, or an empty batch after about a second of silence. After an error, the next call waits and connects anew; nothing is
-    /// skipped. Dropping the future loses nothing either.
+    /// Reads that key's value (a string) after the entries, each time. A stream that was emptied and filled again between two reads looks as if nothing had
+    /// happened; a key that went with it does not.
+    #[must_use]
+    pub fn watching(mut self, key: impl Into<String>) -> Self {
+        self.watched_key = Some(key.into());
+        self
+    }
+
+    /// The next entries, or an empty batch after about a second of silence; on a new connection at once. After an error, the next call waits
+    /// and connects anew; nothing is skipped. Dropping the future loses nothing either.
     pub async fn next(&mut self) -> Result<Batch, RedisError> {
         if std::mem::replace(&mut self.failed, true) {
             self.connection = None;
@@ -92,41 +116,59 @@ impl Tail {
             Some(connection) => connection,
             None => super::dedicated(&self.config).await?,
         };
-        let wiped = fresh && self.was_wiped(&mut connection).await?;
-        if wiped {
-            self.position = StreamId::ZERO;
+        if fresh {
+            self.look_for_wipe(&mut connection).await?;
         }
         let mut read = pipe();
-        read.cmd("TIME");
-        read.cmd("XREAD").arg("COUNT").arg(COUNT).arg("BLOCK").arg(BLOCK_MS);
+        read.cmd("TIME").cmd("XREAD").arg("COUNT").arg(self.count);
+        if !fresh {
+            read.arg("BLOCK").arg(BLOCK_MS);
+        }
         read.arg("STREAMS").arg(&self.stream).arg(self.position.to_string());
+        match &self.watched_key {
+            Some(key) => read.cmd("GET").arg(key),
+            None => read.cmd("ECHO").arg(""),
+        };
         let bound = Duration::from_millis(BLOCK_MS) + self.config.command_timeout;
-        let answer = read.query_async::<(Value, Value)>(&mut connection);
-        let (time, streams) = tokio::time::timeout(bound, answer).await.map_err(|_| RedisError::Timeout(bound))??;
+        let answer = read.query_async::<(Value, Value, Value)>(&mut connection);
+        let (time, streams, watched) = tokio::time::timeout(bound, answer).await.map_err(|_| RedisError::Timeout(bound))??;
         let entries = read_entries(streams).ok_or(RedisError::Unexpected("XREAD"))?;
-        let idle = entries.is_empty();
+        // An emptied stream looks like a silent one; ask.
+        if entries.is_empty() && !fresh {
+            self.look_for_wipe(&mut connection).await?;
+        }
         // Whatever had an id of an earlier millisecond than TIME was there to be read, unless the read was full.
-        let known = if entries.len() < COUNT { StreamId::just_before(milliseconds(&time)?) } else { StreamId::ZERO };
+        let full = entries.len() >= self.count;
+        let known = if full { StreamId::ZERO } else { StreamId::just_before(milliseconds(&time)?.saturating_sub(CLOCK_SLACK_MS)) };
+        // From here on nothing waits or fails: what is told is told whole.
         if let Some(last) = entries.last() {
             self.position = last.id;
+            self.count = count_for(&entries);
         }
         self.horizon = self.horizon.max(known).max(self.position);
-        // An emptied stream looks like a silent one; ask.
-        let wiped = wiped || (idle && self.was_wiped(&mut connection).await?);
-        if wiped && idle {
-            self.position = StreamId::ZERO;
-        }
         self.connection = Some(connection);
-        Ok(Batch { entries, horizon: self.horizon, wiped })
+        let watched = if self.watched_key.is_some() { bulk(watched) } else { None };
+        Ok(Batch { entries, horizon: self.horizon, wiped: std::mem::take(&mut self.wiped), watched })
     }
 
     /// A stream whose newest id is older than what was read from it is another stream.
-    async fn was_wiped(&self, connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
+    async fn look_for_wipe(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
         let bound = self.config.command_timeout;
         let info = tokio::time::timeout(bound, stream_info(connection, &self.stream));
         let info = info.await.map_err(|_| RedisError::Timeout(bound))??;
-        Ok(info.last_generated < self.position)
+        if info.last_generated < self.position {
+            self.wiped = true;
+            self.position = StreamId::ZERO;
+        }
+        Ok(())
     }
+}
+
+/// How many entries of the size of these make a read.
+fn count_for(entries: &[Entry]) -> usize {
+    let size = |entry: &Entry| entry.fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    let mean = entries.iter().map(size).sum::<usize>() / entries.len().max(1);
+    (READ_BYTES / mean.max(1)).clamp(1, MAX_COUNT)
 }
 
 fn milliseconds(time: &Value) -> Result<u64, RedisError> {

@@ -36,7 +36,8 @@ pub(crate) struct Outcomes(IntCounterVec);
 
 impl Outcomes {
     pub(crate) fn new(metrics: &Metrics) -> Self {
-        let help = "Commands that were sent to a backend: answered, refused by it, unavailable, timed out.";
+        let help =
+            "Commands that were sent to a backend: answered, refused by it, unavailable, timed out, abandoned at the end of a drain.";
         Self(metrics.counters("downstream_requests_total", help, &["backend", "outcome"]))
     }
 }
@@ -88,6 +89,12 @@ impl Downstream {
         };
         self.count(&answer);
         answer.map(tonic::Response::into_inner)
+    }
+
+    /// Gives up on it, for the process ends. What has become of the command is not known here.
+    pub(crate) fn abandon(&self) -> Status {
+        self.outcomes.0.with_label_values(&[&*self.name, "abandoned"]).inc();
+        verdict::shutting_down()
     }
 
     fn count<T>(&self, answer: &Result<T, Status>) {

@@ -24,6 +24,8 @@ pub(crate) enum Problem {
     GatewayTimeout,
     /// The answer exists, and the trail cannot take its record.
     AuditUnavailable,
+    /// The process stops, and the backend has not answered yet.
+    ShuttingDown,
     /// `/api/v1/public/auth/*` without an auth backend.
     NoAuth,
 }
@@ -38,6 +40,7 @@ impl Problem {
             Self::BadGateway => (StatusCode::BAD_GATEWAY, "bad_gateway", "backend is unavailable"),
             Self::GatewayTimeout => (StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "backend timed out"),
             Self::AuditUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", "audit trail is unavailable"),
+            Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", "gateway is shutting down"),
             Self::NoAuth => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", "no auth backend is configured"),
         }
     }

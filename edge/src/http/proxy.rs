@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{body::Body, extract::Request, response::Response};
-use gatehouse_chassis::{Shutdown, connections::Peer};
+use gatehouse_chassis::connections::Peer;
 use http::{HeaderValue, StatusCode, Uri, Version, request::Parts, uri::PathAndQuery};
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
+    closing::Closing,
     commands::to_the_end,
     config::{AUTH_PREFIX, Audit, Backend, Config, Protocol},
     trail::{Act, Caller, Outcome, Trail},
@@ -23,7 +24,7 @@ use crate::{
 pub(crate) struct Proxy {
     routes: Vec<Option<Arc<Forward>>>,
     auth: Option<Arc<Forward>>,
-    shutdown: Shutdown,
+    closing: Closing,
 }
 
 #[derive(Debug)]
@@ -36,7 +37,7 @@ struct Forward {
 }
 
 impl Proxy {
-    pub(crate) fn new(config: &Config, trail: &Trail, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(config: &Config, trail: &Trail, closing: Closing) -> Self {
         let upstream = |backend: &Backend| (backend.protocol == Protocol::Http).then(|| Upstream::new(backend));
         let upstreams: Vec<_> = config.backends.iter().map(upstream).collect();
         let forward = |backend: usize, prefix: &str, strip_prefix: bool, audit: Audit| {
@@ -45,7 +46,7 @@ impl Proxy {
         };
         let routes = config.routes.iter().map(|route| forward(route.backend, &route.prefix, route.strip_prefix, route.audit)).collect();
         let auth = config.auth.and_then(|backend| forward(backend, AUTH_PREFIX, false, Audit::BestEffort));
-        Self { routes, auth, shutdown }
+        Self { routes, auth, closing }
     }
 
     /// The backend's answer; the auth backend's without a route.
@@ -55,14 +56,18 @@ impl Proxy {
             None => self.auth.clone().ok_or(Problem::NoAuth)?,
         };
         let request_id = request_id.to_owned();
-        to_the_end(&self.shutdown, "forward", async move { forward.answer(request, &request_id).await }).await
+        let closing = self.closing.clone();
+        to_the_end(self.closing.shutdown(), "forward", async move { forward.answer(request, &request_id, &closing).await }).await
     }
 }
 
 impl Forward {
-    async fn answer(&self, request: Request, request_id: &str) -> Result<Response, Problem> {
+    async fn answer(&self, request: Request, request_id: &str, closing: &Closing) -> Result<Response, Problem> {
         let caller = Caller::of(request.extensions(), request.headers());
-        let answer = self.pass_on(request, request_id).await;
+        let answer = tokio::select! {
+            answer = self.pass_on(request, request_id) => answer,
+            () = closing.last_call() => Err(Problem::ShuttingDown),
+        };
         let status = answer.as_ref().map_or_else(|problem| problem.status(), Response::status);
         let on = Some((&*self.upstream.name, "backend"));
         let record = Act { action_type: "http", action: &self.prefix, request_id, on }.http(&caller, outcome(status), status);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gatehouse_chassis::{config::Shared, ipc, metrics::Metrics};
 use gatehouse_proto::internal::v1::{AttachRequest, push_client::PushClient};
-use gatehouse_sessions::Refusal;
+use gatehouse_sessions::{Refusal, verdict};
 use prometheus::IntCounterVec;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
@@ -93,7 +93,11 @@ impl Pushers {
 
 /// Whether a status says that this pusher cannot be had (it is gone, hangs, drains alone), as opposed to deciding on the stream.
 pub(super) fn is_loss(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::DeadlineExceeded | Code::Aborted)
+    !verdict::ends_stream(status)
+        && matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::DeadlineExceeded | Code::Aborted
+        )
 }
 
 /// A pusher that is there and cannot ask Redis. Clients are told so rather than that there is no pusher.

@@ -4,7 +4,7 @@
 //!            pusher lost                    none for PATIENCE
 //! Attached ───────────────▶ Moving ─────────────────────────────▶ Ended: UNAVAILABLE, cursor
 //!    │   ◀───────────────     │  a pusher takes it on
-//!    ├── revoked, overflowed ─┴───────────────────────────────▶ Ended: the pusher's verdict
+//!    ├── a verdict on it ─────┴───────────────────────────────▶ Ended: the pusher's verdict
 //!    └── the edge drains (from either) ───────────────────────▶ Ended: `gateway is shutting down`, cursor
 //! ```
 //!
@@ -32,7 +32,7 @@ use super::{
 };
 
 /// How long a stream without a pusher is kept before its client is sent away. A pusher's restart takes about a second.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -122,7 +122,7 @@ impl Relayed {
             return self.verdict(status);
         }
         tracing::debug!(%status, "no pusher goes on with the stream");
-        ended(Status::unavailable("push stream was interrupted"), self.cursor)
+        ended(verdict::must_resume(), self.cursor)
     }
 }
 

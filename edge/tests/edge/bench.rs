@@ -56,7 +56,10 @@ impl Bench {
     }
 
     pub(crate) async fn start_in(dir: TempDir, text: &str) -> Self {
-        let redis = RedisServer::start();
+        Self::start_on(RedisServer::start(), dir, text).await
+    }
+
+    pub(crate) async fn start_on(redis: RedisServer, dir: TempDir, text: &str) -> Self {
         let gateway = Signer::from_seed(&[9; 32]);
         let key = dir.path().join("signer.pem");
         std::fs::write(&key, gateway.to_pkcs8_pem().unwrap().as_bytes()).unwrap();

@@ -11,6 +11,7 @@ use gatehouse_proto::{
     signing,
 };
 use gatehouse_sessions::now_ms;
+use gatehouse_testkit::RedisServer;
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
@@ -226,7 +227,7 @@ async fn a_slow_downstream_times_out_by_the_route_or_by_the_client() {
 
     let bench = Bench::start(&routed_to(server.address(), "timeout = \"1h\"")).await;
     let mut request = Request::new(bench.command("orders.create", "r-2", b""));
-    request.set_timeout(Duration::from_millis(300));
+    request.set_timeout(Duration::from_secs(1));
     let status = bench.client().execute_command(request).await.unwrap_err();
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status}: the client's own clock may be first");
     assert_eq!(bench.record_soon("r-2").await.grpc_code.as_deref(), Some("DEADLINE_EXCEEDED"));
@@ -262,13 +263,41 @@ async fn an_answer_that_the_trail_cannot_take_is_withheld_where_the_trail_is_req
     let dir = dir();
     fill_spool(&dir.path().join("state/spool/edge-0.spool"));
     let routes = routed_to(server.address(), "[[command]]\nmessage_type = \"orders.list\"\nbackend = \"orders\"\naudit = \"best_effort\"");
-    let bench = Bench::start_in(dir, &format!("{routes}\n[spool]\nmax_bytes = {}", 1 << 20)).await;
-    // A stream that is none takes no entries.
-    bench.redis.run(&["SET", "gateway:audit", "x"]);
+    // A stream that is none takes no entries; and neither does it empty the spool.
+    let redis = RedisServer::start();
+    redis.run(&["SET", "gateway:audit", "x"]);
+    let bench = Bench::start_on(redis, dir, &format!("{routes}\n[spool]\nmax_bytes = {}", 1 << 20)).await;
     let status = execute(&bench, bench.command("orders.create", "r-1", b"")).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "audit trail is unavailable"));
     assert_eq!(bench.metric("audit_answers_withheld_total", &[("action_type", "command")]), 1);
     execute(&bench, bench.command("orders.list", "r-2", b"")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_outlasts_the_budget_is_told_so_and_recorded() {
+    let (entered, mut entries) = mpsc::unbounded_channel();
+    let server = downstream(move |_| {
+        entered.send(()).unwrap();
+        Box::pin(std::future::pending())
+    });
+    let mut bench = Bench::start(&routed_to(server.address(), "timeout = \"5m\"\n[shutdown]\nedge = \"400ms\"")).await;
+    let (mut client, mut left) = (bench.client(), JoinSet::new());
+    let (command, abandoned) = (bench.command("orders.create", "r-1", b""), bench.command("orders.create", "r-2", b""));
+    let mut other = bench.client();
+    left.spawn(async move { other.execute_command(abandoned).await.map(|_| ()) });
+    entries.recv().await.unwrap();
+    left.shutdown().await;
+    let (answer, ()) = tokio::join!(client.execute_command(command), async {
+        entries.recv().await.unwrap();
+        bench.drain();
+    });
+    let status = answer.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "gateway is shutting down"));
+    bench.ended().await;
+    for id in ["r-1", "r-2"] {
+        let record = bench.record(id).await;
+        assert_eq!((record.status.as_str(), record.grpc_code.as_deref()), ("error", Some("UNAVAILABLE")));
+    }
 }
 
 /// One record that leaves no room for another.

@@ -16,8 +16,8 @@ use crate::{
     fakes::{Pusher, Server},
 };
 
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     head: String,
     body: String,
 }
@@ -34,7 +34,7 @@ impl Answer {
 }
 
 /// Sends bytes as they are; reads until the connection is closed.
-async fn raw(address: SocketAddr, request: &str) -> Answer {
+pub(crate) async fn raw(address: SocketAddr, request: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -73,7 +73,7 @@ fn mirror() -> Server {
 
 fn routes(address: impl std::fmt::Display) -> String {
     format!(
-        "[[backend]]\nname = \"shop\"\nprotocol = \"http\"\naddress = \"http://{address}\"\ntimeout = \"500ms\"\n\
+        "[[backend]]\nname = \"shop\"\nprotocol = \"http\"\naddress = \"http://{address}\"\ntimeout = \"2s\"\n\
          [[route]]\nprefix = \"/shop\"\nbackend = \"shop\"\n\
          [[route]]\nprefix = \"/cut\"\nbackend = \"shop\"\nstrip_prefix = true\naudit = \"required\"\n\
          [auth]\nbackend = \"shop\"\n"

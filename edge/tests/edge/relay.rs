@@ -125,7 +125,7 @@ async fn a_pusher_lost_before_its_first_event_is_replaced_by_one_that_greets() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pushers_verdict_ends_the_stream_with_its_trailers() {
     let cursor = "1-0".parse().unwrap();
-    for verdict in [verdict::revoked(), verdict::stream_overflowed()] {
+    for verdict in [verdict::revoked(), verdict::stream_overflowed(), verdict::must_resume()] {
         let bench = Bench::start("[suite]\npushers = 1").await;
         let mut pusher = one_pusher(&bench);
         let mut client = bench.client();

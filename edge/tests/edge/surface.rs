@@ -84,5 +84,7 @@ async fn what_cannot_be_decoded_or_is_too_large_or_unknown_is_refused_and_counte
     let counted = |method, code| bench.metric("grpc_requests_total", &[("method", method), ("code", code)]);
     assert_eq!([counted("ExecuteCommand", "INTERNAL"), counted("ExecuteCommand", "OUT_OF_RANGE")], [1, 1]);
     assert_eq!([counted("ExecuteCommand", "INVALID_ARGUMENT"), counted("other", "UNIMPLEMENTED")], [1, 2]);
+    let plain = crate::http::raw(bench.grpc, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert_eq!(plain.status, 415);
     bench.client().execute_command(bench.command("orders.create", "r-3", b"")).await.unwrap();
 }

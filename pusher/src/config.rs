@@ -1,0 +1,49 @@
+//! `[push]`: how much is remembered, and how far behind a stream may be.
+
+use std::time::Duration;
+
+use gatehouse_chassis::config::{Config as Read, Reader};
+
+use crate::backlog::Bounds;
+
+/// The checked sections of a pusher.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[push]`.
+    pub push: Push,
+    /// `[signer]`, `[sessions]`, `[limits]`.
+    pub sessions: gatehouse_sessions::Config,
+}
+
+/// `[push]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Push {
+    /// `log_bytes` (64 MiB): the last events kept in memory, for streams that are behind and clients that resume.
+    pub log_bytes: usize,
+    /// `max_pending_events` (10,000), `max_pending_bytes` (16 MiB), `max_pending_age` (30 s): a stream further behind whose client does not read is closed.
+    pub bounds: Bounds,
+    /// `bookmark_interval` (15 s): after so long a silence on a stream, a bookmark.
+    pub bookmark_interval: Duration,
+    /// `retry_after` (500 ms): the least delay that a closed stream's client is asked to wait; up to three times as long, at random.
+    pub retry_after: Duration,
+}
+
+impl Read for Config {
+    fn read(reader: &mut Reader) -> Option<Self> {
+        let mut section = reader.section("push");
+        let log_bytes = section.key("log_bytes").within(64 << 20, 1 << 20..);
+        let events = section.key("max_pending_events").within(10_000, 1..);
+        let bytes = section.key("max_pending_bytes").within(16 << 20, 1 << 10..);
+        let age = section.key("max_pending_age").duration(Duration::from_secs(30));
+        let bookmark_interval = section.key("bookmark_interval").duration(Duration::from_secs(15));
+        let retry_after = section.key("retry_after").duration(Duration::from_millis(500));
+        for (key, span) in [("max_pending_age", age), ("bookmark_interval", bookmark_interval)] {
+            if !(Duration::from_millis(100)..=Duration::from_hours(24)).contains(&span) {
+                section.problem(key, "is outside 100ms to 24h");
+            }
+        }
+        section.finish();
+        let push = Push { log_bytes, bounds: Bounds { events, bytes, age }, bookmark_interval, retry_after };
+        Some(Self { push, sessions: gatehouse_sessions::Config::read(reader)? })
+    }
+}

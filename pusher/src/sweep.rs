@@ -1,0 +1,23 @@
+//! Looks after streams on which nothing happens. One task for all of them: a timer for each would cost more than the streams.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use gatehouse_chassis::Shutdown;
+
+use crate::{config::Push, hub::Hub};
+
+/// Sweeps until the process drains.
+pub async fn run(hub: Arc<Hub>, shutdown: Shutdown) {
+    let period = period(hub.settings());
+    while tokio::time::timeout(period, shutdown.draining()).await.is_err() {
+        hub.sweep(Instant::now());
+    }
+}
+
+/// How late a bookmark or a cut may be.
+fn period(settings: &Push) -> Duration {
+    (settings.bookmark_interval.min(settings.bounds.age) / 8).clamp(Duration::from_millis(10), Duration::from_secs(1))
+}
