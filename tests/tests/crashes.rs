@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use gatehouse_proto::gateway::v1::server_time::Resume;
 use gatehouse_tests::{
-    Device, Downstream, EventStream, Resp, Suite, Trail, servers,
+    Device, Downstream, EventStream, Resp, Suite, Trail, scratch, servers,
     suite::publish,
     traffic::{Commands, Events, Seen, events_are_served},
     wait,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use tonic::Code;
 
@@ -157,8 +161,7 @@ async fn an_open_stream_survives_the_death_of_each_pusher_without_gap_or_repeat(
     // Both at once: nobody is there to take over until one is back.
     let pids = world.suite.pids().await;
     for pusher in ["pusher/0", "pusher/1"] {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(pids[pusher]).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(i32::try_from(pids[pusher]).unwrap()), Signal::SIGKILL).unwrap();
     }
     let written = events.stop().await;
     numbers_up_to(&mut stream, &mut next, written).await;
@@ -211,13 +214,20 @@ async fn a_cursor_outlives_every_process() {
 }
 
 #[tokio::test]
-async fn a_killed_supervisor_leaves_no_process_behind() {
-    let suite = Suite::builder().start().await;
-    let pids: Vec<_> = suite.pids().await.into_values().collect();
-    suite.signal(nix::sys::signal::Signal::SIGKILL);
+async fn a_supervisor_that_follows_a_killed_one_ends_what_it_left_and_serves() {
+    let downstream = Downstream::start();
+    let suite = Suite::builder().downstream("orders", &downstream, &["demo.echo"]).start().await;
+    let device = Device::registered(&mut suite.embedded_redis());
+    let request = device.command("demo.echo", "x");
+    suite.execute(&request).await.unwrap();
+    let left: Vec<_> = suite.pids().await.into_values().collect();
+    suite.signal(Signal::SIGKILL);
     suite.wait_exit(Duration::from_secs(5)).await;
-    wait::within(Duration::from_secs(20), "children end with their supervisor", async || {
-        pids.iter().all(|&pid| !gatehouse_tests::scratch::is_alive(pid)).then_some(())
-    })
-    .await;
+    let suite = suite.start_again().await;
+    for pid in left {
+        assert!(!scratch::is_alive(pid), "process {pid} of the supervisor before is still there");
+    }
+    suite.execute(&device.command("demo.echo", "x")).await.expect("the session is still known");
+    Trail::record(&suite, &request.request_id).await;
+    Trail::read(&suite).await.check(&suite).await;
 }
