@@ -202,6 +202,7 @@ impl<C: Config> Boot<C> {
             shutdown.drain();
             shutdown.finished().await;
             process.close_local().await;
+            shutdown.sinks_finished().await;
             served
         };
         let overrun = async {

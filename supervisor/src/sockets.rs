@@ -19,7 +19,7 @@ use gatehouse_proto::internal::v1;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::{
-    component::{Component, label, roll},
+    component::{Component, roll},
     config::Listen,
 };
 
@@ -81,7 +81,9 @@ impl Sockets {
     /// For the status.
     pub(crate) fn listed(&self) -> Vec<v1::Listener> {
         let public = self.public.iter().map(|socket| (socket.name.to_owned(), socket.address.clone()));
-        let local = self.local.iter().map(|socket| (label(socket.component, socket.instance), format!("unix:{}", socket.path.display())));
+        // By its file's name, `admin.sock`: the public listener of a component may have the component's.
+        let name = |socket: &Local| socket.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let local = self.local.iter().map(|socket| (name(socket), format!("unix:{}", socket.path.display())));
         public.chain(local).map(|(name, address)| v1::Listener { name, address }).collect()
     }
 }

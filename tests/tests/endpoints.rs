@@ -201,16 +201,19 @@ async fn one_scrape_sees_every_process() {
 }
 
 #[tokio::test]
-async fn the_admin_listener_asks_for_the_bearer_token() {
+async fn the_operator_api_asks_for_the_bearer_token() {
     let suite = bare().await;
-    let admin = suite.address("admin");
-    for path in ["/metrics", "/api/v1/audit"] {
-        check_error(&get(admin, path).await, 401, "unauthorized");
-        for wrong in ["", "wrong", &format!("{}x", suite.admin_token())] {
-            check_error(&http::get_with_token(admin, path, wrong).await, 401, "unauthorized");
-        }
+    let (admin, path) = (suite.address("admin"), "/api/v1/audit");
+    check_error(&get(admin, path).await, 401, "unauthorized");
+    for wrong in ["", "wrong", &format!("{}x", suite.admin_token())] {
+        check_error(&http::get_with_token(admin, path, wrong).await, 401, "unauthorized");
     }
-    assert_eq!(http::get_with_token(admin, "/metrics", &suite.admin_token()).await.status, 200);
+    let listed = http::get_with_token(admin, path, &suite.admin_token()).await;
+    assert_eq!(listed.status, 200, "{}", listed.body);
+    check_request_id(&listed);
     let mode = std::fs::metadata(suite.state_dir().join("admin.token")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "the token is its owner's alone");
+    check_error(&http::get_with_token(admin, "/api/v1/nowhere", &suite.admin_token()).await, 404, "not_found");
+    let openapi = get(admin, "/api/v1/openapi.json").await;
+    assert!(openapi.status == 200 && openapi.json()["paths"][path].is_object(), "{}", openapi.body);
 }

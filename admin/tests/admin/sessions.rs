@@ -146,7 +146,7 @@ async fn a_change_that_cannot_be_recorded_is_not_answered_with_success() {
     admin.service.create_session(Request::new(request("ds-1"))).await.unwrap();
     assert!(std::fs::metadata(&spool).unwrap().len() > 0, "the record is on disk");
     admin.process.shutdown().abort();
-    admin.process.shutdown().finished().await;
+    admin.process.shutdown().sinks_finished().await;
     let refused = admin.service.create_session(Request::new(request("ds-2"))).await.unwrap_err();
     assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "the change could not be recorded in the audit trail"));
 }

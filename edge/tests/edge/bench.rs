@@ -193,6 +193,7 @@ impl Bench {
     pub(crate) async fn ended(&mut self) {
         self.running.join_next().await.unwrap().unwrap().unwrap();
         tokio::time::timeout(Duration::from_secs(20), self.process.shutdown().finished()).await.expect("the drain ends");
+        tokio::time::timeout(Duration::from_secs(20), self.process.shutdown().sinks_finished()).await.expect("the trail is written");
     }
 }
 
