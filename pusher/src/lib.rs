@@ -15,6 +15,7 @@ pub mod archive;
 pub mod attach;
 pub mod backlog;
 pub mod config;
+pub mod direct;
 pub mod entry;
 pub mod floor;
 pub mod hub;
@@ -31,13 +32,14 @@ pub use config::Config;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use gatehouse_chassis::{Process, redis::Redis};
+use gatehouse_chassis::{Process, audit::Recorder, redis::Redis};
 use gatehouse_proto::internal::v1::push_server::PushServer;
-use gatehouse_sessions::Sessions;
+use gatehouse_sessions::{Sessions, Verifier};
 use tokio::sync::oneshot;
 
 use archive::Archive;
 use attach::Attach;
+use direct::Direct;
 use floor::Floor;
 use hub::Hub;
 use metrics::PushMetrics;
@@ -58,10 +60,18 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let archive = Arc::new(Archive::new(redis.clone(), Arc::clone(&floor), Arc::clone(&hub)));
     let revoking = Arc::clone(&hub);
     let sessions = Sessions::open(&process, redis.clone(), &config.sessions, move |id| revoking.revoke(id)).await?;
-    let attach = Attach::new(Arc::clone(&hub), archive, sessions);
+    let attach = Attach::new(Arc::clone(&hub), archive, sessions.clone());
     let reader = Reader::new(&process, &redis, Arc::clone(&hub), floor, position);
 
     // Bind
+    let public = match process.listener("push")? {
+        None => None,
+        Some(listener) => {
+            let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
+            let direct = Direct::new(attach.clone(), verifier, Recorder::open(&process, redis)?);
+            Some((listener, direct.router(&process).await?))
+        }
+    };
     process.serve_local(|routes| routes.add_service(PushServer::new(attach)))?;
 
     // Run
@@ -70,6 +80,9 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     process.spawn("reader", reader.run(caught_up));
     process.spawn("sweep", sweep::run(Arc::clone(&hub), process.shutdown().clone()));
     if first_read.await.is_ok() {
+        if let Some((listener, router)) = public {
+            process.serve("push", listener, router);
+        }
         process.ready().await;
         process.until_drain().await;
     }

@@ -57,7 +57,7 @@ impl Bench {
     /// Starts a pusher with that configuration and waits until it is ready.
     pub async fn pusher(&self, config: &str) -> Pusher {
         let instance = self.pushers.fetch_add(1, Ordering::Relaxed);
-        let socket = self.dir.path().join(format!("pusher-{instance}.sock"));
+        let socket = self.socket(&format!("pusher-{instance}.sock"));
         let local = OwnedFd::from(UnixListener::bind(&socket).unwrap());
         self.pusher_on(config, instance, socket, [("local", local)]).await
     }
@@ -123,6 +123,10 @@ impl Bench {
         let mut command = vec!["XADD".to_owned(), "gateway:session_events".into(), "*".into()];
         command.extend(snapshot.to_fields().into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
         self.redis.run(&command);
+    }
+
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     fn key_path(&self) -> PathBuf {

@@ -4,6 +4,7 @@
 mod bench;
 mod continuation;
 mod delivery;
+mod direct;
 mod ends;
 mod outages;
 mod resume;
