@@ -1,1 +1,91 @@
-//! Load generators and side-by-side runs.
+//! Load generators: what the suite costs, measured on real processes in a directory of their own.
+//!
+//! Figures are CPU time of the process under test for each operation, for absolute throughput drifts with the machine's neighbours. Load generator and
+//! suite share all cores. Every subcommand is bounded in time, runs several rounds and prints
+//! medians; errors are counted, and a run with errors says so.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a measurement that cannot be made fails by panicking")]
+#![allow(clippy::missing_panics_doc, reason = "see above")]
+#![allow(clippy::cast_precision_loss, reason = "figures are read with three digits")]
+
+pub mod audit;
+pub mod commands;
+pub mod fanout;
+pub mod measure;
+pub mod recovery;
+pub mod report;
+pub mod rss;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use gatehouse_tests::binaries;
+
+use report::Report;
+
+/// Measures a suite that it starts for itself.
+#[derive(Debug, Parser)]
+#[command(name = "gatehouse-bench", version)]
+struct Arguments {
+    /// Where the binaries under test are [default: beside this one]
+    #[arg(long, global = true, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+    /// Print one JSON object instead of a table
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Signed commands: how many for each CPU-second of the edge
+    Commands(commands::Load),
+    /// Events to many streams: how many deliveries for each CPU-second of the pushers
+    Fanout(fanout::Load),
+    /// Audit records: how many rows a second, on SQLite and on PostgreSQL
+    Audit(audit::Load),
+    /// Memory (PSS) of each process, idle and after load
+    Rss,
+    /// From `kill -9` of each process to serving again
+    Recovery(recovery::Kills),
+}
+
+/// How often and how long.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Rounds {
+    /// Seconds of each round
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Rounds after one to warm up
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+}
+
+impl Rounds {
+    fn length(self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+/// What `main` does.
+#[must_use]
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(dir) = arguments.bin_dir {
+        binaries::use_directory(dir.canonicalize().expect("--bin-dir"));
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("start a runtime");
+    let report: Report = runtime.block_on(async {
+        match arguments.what {
+            What::Commands(load) => commands::run(&load).await,
+            What::Fanout(load) => fanout::run(&load).await,
+            What::Audit(load) => audit::run(&load).await,
+            What::Rss => rss::run().await,
+            What::Recovery(kills) => recovery::run(&kills).await,
+        }
+    });
+    // Clients that are still open must not hold up the end.
+    runtime.shutdown_background();
+    report.print(arguments.json);
+    if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -82,7 +82,7 @@ impl Recorder {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let producer = format!("{}-{}", process.name(), process.instance());
         let writer = Writer { redis, spool, producer, outcomes: outcomes.clone(), spooled, away: false };
-        process.spawn("audit-writer", writer.run(receiver));
+        process.shutdown().spawn_sink("audit-writer", writer.run(receiver));
         Ok(Self { queue, outcomes })
     }
 

@@ -4,7 +4,7 @@ use std::{
     env,
     future::Future,
     io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     process::{self, ExitCode},
     sync::Arc,
@@ -47,19 +47,23 @@ struct Arguments {
 
 type Migrate<C> = fn(Arc<Shared>, C, bool) -> Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
+type Preflight<C> = fn(Option<&Path>, Option<(&Shared, &C)>) -> Vec<String>;
+
 /// Boots one component.
 #[derive(Clone, Copy, Debug)]
 pub struct Boot<C> {
     name: &'static str,
     single_threaded: bool,
     migrate: Option<Migrate<C>>,
+    preflight: Option<Preflight<C>>,
+    budget: Option<fn(&Shared) -> Duration>,
 }
 
 impl<C: Config> Boot<C> {
     /// `name` is the component's: `edge`, and its binary `gatehouse-edge`.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        Self { name, single_threaded: false, migrate: None }
+        Self { name, single_threaded: false, migrate: None, preflight: None, budget: None }
     }
 
     /// Runs everything on the main thread, which then lives as long as the process.
@@ -76,6 +80,21 @@ impl<C: Config> Boot<C> {
         self
     }
 
+    /// What else must hold before the start: problems beyond this process's own configuration, one a line. It is given `--config` and, when all of
+    /// the own configuration was right, what was read. Its lines are printed together with the own problems, each once.
+    #[must_use]
+    pub const fn preflight(mut self, preflight: Preflight<C>) -> Self {
+        self.preflight = Some(preflight);
+        self
+    }
+
+    /// How long the drain may take, when that is not the component's own line in `[shutdown]`.
+    #[must_use]
+    pub const fn budget(mut self, budget: fn(&Shared) -> Duration) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
     /// Runs to the end. `main` returns what this returns.
     pub fn run<F>(self, serve: impl FnOnce(Process, C) -> F) -> ExitCode
     where
@@ -85,16 +104,6 @@ impl<C: Config> Boot<C> {
             Ok(arguments) => arguments,
             Err(code) => return code,
         };
-        let (shared, config) = match read::<C>(arguments.config.as_deref()) {
-            Ok(read) => read,
-            Err(problems) => {
-                print_problems(&problems);
-                return ExitCode::from(exit::CONFIG);
-            }
-        };
-        if arguments.check {
-            return ExitCode::from(exit::OK);
-        }
         // Nothing else has opened a descriptor yet.
         let inherited = match Inherited::from_env() {
             Ok(inherited) => inherited,
@@ -103,6 +112,16 @@ impl<C: Config> Boot<C> {
                 return ExitCode::from(exit::CONFIG);
             }
         };
+        let (shared, config) = match self.checked(arguments.config.as_deref()) {
+            Ok(read) => read,
+            Err(problems) => {
+                print_lines(&problems);
+                return ExitCode::from(exit::CONFIG);
+            }
+        };
+        if arguments.check {
+            return ExitCode::from(exit::OK);
+        }
         let instance = env::var("GATEWAY_INSTANCE").ok().and_then(|number| number.parse().ok()).unwrap_or(0);
         let telemetry = telemetry::init(self.name, instance, shared.log, &shared.sentry);
         let code = match self.runtime() {
@@ -145,6 +164,23 @@ impl<C: Config> Boot<C> {
         Ok(arguments)
     }
 
+    /// Own configuration and preflight; everything that is wrong with either, each line once.
+    fn checked(&self, path: Option<&Path>) -> Result<(Shared, C), Vec<String>> {
+        let read = read::<C>(path);
+        let mut lines: Vec<String> = read.as_ref().err().into_iter().flatten().map(ToString::to_string).collect();
+        if let Some(preflight) = self.preflight {
+            for line in preflight(path, read.as_ref().ok().map(|(shared, config)| (shared, config))) {
+                if !lines.contains(&line) {
+                    lines.push(line);
+                }
+            }
+        }
+        match read {
+            Ok(read) if lines.is_empty() => Ok(read),
+            _ => Err(lines),
+        }
+    }
+
     fn runtime(&self) -> std::io::Result<Runtime> {
         let mut builder = if self.single_threaded { Builder::new_current_thread() } else { Builder::new_multi_thread() };
         builder.enable_all().build()
@@ -158,7 +194,7 @@ impl<C: Config> Boot<C> {
         if let Err(error) = watch_signals(&process) {
             return self.report(Err(error.into()));
         }
-        let budget = process.shared().budgets.of(self.name);
+        let budget = self.budget.map_or_else(|| process.shared().budgets.of(self.name), |budget| budget(process.shared()));
         let limit = shutdown.limit(budget);
         process.starting().await;
         let whole = async {
@@ -166,6 +202,7 @@ impl<C: Config> Boot<C> {
             shutdown.drain();
             shutdown.finished().await;
             process.close_local().await;
+            shutdown.sinks_finished().await;
             served
         };
         let overrun = async {
@@ -196,7 +233,7 @@ impl<C: Config> Boot<C> {
 }
 
 /// Reads the shared sections and a component's own; every problem of both.
-pub fn read<C: Config>(path: Option<&std::path::Path>) -> Result<(Shared, C), Vec<Problem>> {
+pub fn read<C: Config>(path: Option<&Path>) -> Result<(Shared, C), Vec<Problem>> {
     let source = Source::load(path).map_err(|message| vec![Problem { place: "--config".into(), message }])?;
     let mut reader = Reader::new(source);
     let (shared, config) = (Shared::read(&mut reader), C::read(&mut reader));
@@ -209,10 +246,14 @@ pub fn read<C: Config>(path: Option<&std::path::Path>) -> Result<(Shared, C), Ve
 
 /// Prints problems to stderr, one a line, as the supervisor collects them.
 pub fn print_problems(problems: &[Problem]) {
+    print_lines(&problems.iter().map(ToString::to_string).collect::<Vec<_>>());
+}
+
+fn print_lines(lines: &[String]) {
     let mut stderr = std::io::stderr().lock();
-    for problem in problems {
+    for line in lines {
         // Nobody may be reading; the exit code says it too.
-        let _unread = writeln!(stderr, "{problem}");
+        let _unread = writeln!(stderr, "{line}");
     }
 }
 

@@ -106,14 +106,18 @@ impl Process {
 
     /// The socket of that name, if one was lent. Each is taken once.
     pub fn listener(&self, name: &str) -> anyhow::Result<Option<Listener>> {
-        let mut inherited = self.inner.inherited.lock().unwrap_or_else(PoisonError::into_inner);
-        inherited.take(name).with_context(|| format!("take socket {name}"))
+        self.inherited(|inherited| inherited.take(name)).with_context(|| format!("take socket {name}"))
     }
 
     /// The socket of that name; without it the process cannot run.
     pub fn required_listener(&self, name: &str) -> anyhow::Result<Listener> {
         let missing = || Fatal::config(format!("no socket named {name} was lent (LISTEN_FDNAMES); the supervisor or systemd must do so"));
         Ok(self.listener(name)?.ok_or_else(missing)?)
+    }
+
+    /// The sockets that were lent and not yet taken. For the supervisor, which lends them on and binds those that are missing.
+    pub fn inherited<T>(&self, with: impl FnOnce(&mut Inherited) -> T) -> T {
+        with(&mut self.inner.inherited.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Serves a router on a listener until the drain is over.

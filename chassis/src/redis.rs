@@ -5,17 +5,17 @@ mod tail;
 use std::{sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisConnectionInfo, Value,
-    aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisConnectionInfo,
+    aio::{ConnectionManager, ConnectionManagerConfig},
 };
-pub use redis::{Cmd, Pipeline, cmd, pipe};
+pub use redis::{Cmd, Pipeline, Value, aio::MultiplexedConnection, cmd, pipe};
 
 use crate::{
     config::{RedisAddr, RedisConfig},
     exit::Fatal,
 };
 use gatehouse_proto::ids::StreamId;
-pub use tail::{Batch, Entry, Tail, entries};
+pub use tail::{Batch, Entry, Tail, entries, read_entries};
 
 /// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]

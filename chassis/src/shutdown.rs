@@ -20,6 +20,7 @@ pub struct Shutdown {
     draining: CancellationToken,
     aborting: CancellationToken,
     tasks: TaskTracker,
+    sinks: TaskTracker,
     panicked: Arc<AtomicBool>,
 }
 
@@ -60,6 +61,16 @@ impl Shutdown {
     /// Spawns a tracked task. It sees the drain by itself; when aborting begins it is dropped at its next await. A panic in it begins the drain:
     /// half a process is worse than none.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(self.guarded(name, task));
+    }
+
+    /// Spawns a task that ends when nobody feeds it any more, such as the writer behind a queue. It is waited for last: those that feed it
+    /// end first.
+    pub fn spawn_sink(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.sinks.spawn(self.guarded(name, task));
+    }
+
+    fn guarded(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send + 'static {
         let this = self.clone();
         let task = async move {
             match this.aborting.run_until_cancelled(AssertUnwindSafe(task).catch_unwind()).await {
@@ -72,7 +83,7 @@ impl Shutdown {
                 None => tracing::debug!(task.name = name, "task aborted"),
             }
         };
-        self.tasks.spawn(task.instrument(tracing::info_span!("task", task.name = name)));
+        task.instrument(tracing::info_span!("task", task.name = name))
     }
 
     /// Whether a task ended in a panic.
@@ -81,10 +92,16 @@ impl Shutdown {
         self.panicked.load(Ordering::Relaxed)
     }
 
-    /// Resolves when every tracked task has ended. Call it once nothing spawns any more.
+    /// Resolves when every tracked task has ended, but for sinks. Call it once nothing spawns any more.
     pub async fn finished(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// Resolves when every sink has ended, too. Call it when whatever feeds them has been dropped.
+    pub async fn sinks_finished(&self) {
+        self.sinks.close();
+        self.sinks.wait().await;
     }
 
     /// Aborts when `budget` has passed since the drain began.

@@ -65,8 +65,17 @@ impl Inherited {
 
     /// Takes the socket of that name, if one was lent. Needs a runtime.
     pub fn take(&mut self, name: &str) -> io::Result<Option<Listener>> {
-        let Some(fd) = self.0.get_mut(name).and_then(Vec::pop) else { return Ok(None) };
-        Listener::from_fd(fd).map(Some)
+        self.take_fd(name).map(Listener::from_fd).transpose()
+    }
+
+    /// Takes it as it is, to lend it on.
+    pub fn take_fd(&mut self, name: &str) -> Option<OwnedFd> {
+        self.0.get_mut(name).and_then(Vec::pop)
+    }
+
+    /// Adds a socket that this process has bound itself.
+    pub fn insert(&mut self, name: &str, socket: OwnedFd) {
+        self.0.entry(name.to_owned()).or_default().push(socket);
     }
 }
 

@@ -113,5 +113,6 @@ async fn what_was_handed_over_is_written_before_the_process_ends() {
     drop(recorder);
     process.shutdown().drain();
     process.shutdown().finished().await;
+    process.shutdown().sinks_finished().await;
     assert_eq!(recorded(&redis).await.len(), 50);
 }

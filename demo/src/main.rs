@@ -1,3 +1,7 @@
 //! The `gatehouse-demo-backend` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gatehouse_demo::main()
+}

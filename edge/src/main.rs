@@ -1,3 +1,7 @@
 //! The `gatehouse-edge` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gatehouse_chassis::Boot::new("edge").run(gatehouse_edge::serve)
+}

@@ -1,9 +1,9 @@
 //! `[signer]`, `[sessions]` and `[limits]`: what edge and pusher read alike.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, io, str::FromStr, sync::Arc, time::Duration};
 
 use gatehouse_chassis::config::{Config as Read, Reader};
-use gatehouse_proto::keys::Signer;
+use gatehouse_proto::keys::{KeyError, Signer};
 
 /// The checked sections.
 #[derive(Clone, Debug)]
@@ -25,12 +25,8 @@ pub struct Config {
 impl Read for Config {
     fn read(reader: &mut Reader) -> Option<Self> {
         let mut section = reader.section("signer");
-        let path = section.key("private_key_pem_path").env("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH").required::<PathBuf>();
-        let signer = path.and_then(|path| {
-            let loaded = fs::read_to_string(&path).map_err(|error| format!("cannot be read: {error}"));
-            let loaded = loaded.and_then(|pem| Signer::from_pkcs8_pem(&pem).map_err(|error| error.to_string()));
-            loaded.map_err(|why| section.problem("private_key_pem_path", format!("the response signer key {} {why}", path.display()))).ok()
-        });
+        let key = section.key("private_key_pem_path").env("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH");
+        let signer = key.required::<SignerFile>().map(|file| Arc::new(file.0));
         section.finish();
         let mut section = reader.section("sessions");
         let cache_capacity = section.key("cache_capacity").within(100_000, 1..=100_000_000);
@@ -41,7 +37,25 @@ impl Read for Config {
         let commands_per_second = section.key("commands_per_second").or(0);
         let burst = section.key("burst").within(commands_per_second.max(1), 1..);
         section.finish();
-        let signer = Arc::new(signer?);
-        Some(Self { signer, cache_capacity, freshness_window, max_staleness, commands_per_second, burst })
+        Some(Self { signer: signer?, cache_capacity, freshness_window, max_staleness, commands_per_second, burst })
+    }
+}
+
+/// A key that is loaded where its path is read, so that what is wrong with it is reported at the variable or the line that named it.
+struct SignerFile(Signer);
+
+#[derive(Debug, thiserror::Error)]
+enum SignerProblem {
+    #[error("the response signer key cannot be read: {0}")]
+    Read(#[from] io::Error),
+    #[error("the response signer key is {0}")]
+    Key(#[from] KeyError),
+}
+
+impl FromStr for SignerFile {
+    type Err = SignerProblem;
+
+    fn from_str(path: &str) -> Result<Self, SignerProblem> {
+        Ok(Self(Signer::from_pkcs8_pem(&fs::read_to_string(path)?)?))
     }
 }

@@ -3,8 +3,9 @@
 //! Revocation is sticky. A snapshot may arrive by the stream and by the key in any order, late or twice; whichever is newer wins (CONTRACT.md §2). Revocations
 //! are also remembered apart from the cache: a cache entry may be evicted and filled again from a key that an older writer overwrote.
 //!
-//! Two tasks may meet here: a lookup that fills the cache from the key, and the feed. The feed notes the revocation first and the cache entry second; the
-//! lookup fills the cache first and looks for a noted revocation second. So one of them sees the other.
+//! Two tasks may meet here: a lookup that fills the cache from the key, and the feed. The feed notes the snapshot first and the cache entry second; the
+//! lookup fills the cache first and looks for a noted snapshot second. So one of them sees the other. Revocations are noted for good, active
+//! snapshots for as long as a lookup may take.
 
 use std::{
     sync::{
@@ -29,6 +30,9 @@ use crate::{Config, Refusal, feed, now_ms};
 
 /// Revocations remembered apart from the cache. Some 100 bytes each.
 const REVOCATIONS: u64 = 1_000_000;
+/// How long an active snapshot from the stream is remembered for lookups that are under way, and how far behind the stream its key may be written.
+const NEWS_AGE: Duration = Duration::from_secs(10);
+const NEWS: u64 = 100_000;
 
 /// One session with its public key decoded.
 #[derive(Clone, Debug)]
@@ -80,6 +84,7 @@ struct Inner {
     redis: Redis,
     cache: Cache<String, Arc<Session>>,
     revocations: Cache<String, i64>,
+    news: Cache<String, SessionSnapshot>,
     /// When the feed last heard from Redis, on the gateway's clock.
     heard_at_ms: AtomicI64,
     max_staleness: Duration,
@@ -108,6 +113,7 @@ impl Sessions {
             redis: redis.clone(),
             cache: Cache::new(config.cache_capacity),
             revocations: Cache::new(REVOCATIONS),
+            news: Cache::builder().max_capacity(NEWS).time_to_live(NEWS_AGE).build(),
             heard_at_ms: AtomicI64::new(now_ms()),
             max_staleness: config.max_staleness,
             on_revoked: Box::new(on_revoked),
@@ -131,7 +137,12 @@ impl Sessions {
             return Ok(session);
         }
         let snapshot = self.load(id).await?;
-        let session = self.keep_newer(snapshot).await;
+        let mut session = self.keep_newer(snapshot).await;
+        if let Some(news) = self.inner.news.get(id).await
+            && news.supersedes(&session.snapshot)
+        {
+            session = self.keep_newer(news).await;
+        }
         match self.inner.revocations.get(id).await {
             Some(revoked_at) if revoked_at >= session.snapshot.updated_at_ms && !session.is_revoked() => {
                 let snapshot = SessionSnapshot { status: Status::Revoked, updated_at_ms: revoked_at, ..session.snapshot.clone() };
@@ -145,7 +156,11 @@ impl Sessions {
     pub(crate) async fn apply(&self, snapshot: SessionSnapshot) {
         let id = snapshot.device_session_id.clone();
         if snapshot.status == Status::Active {
-            // Only what is cached is kept fresh: the stream names far more sessions than this process ever sees.
+            // Only what is cached is kept fresh: the stream names far more sessions than this process ever sees. Lookups that have read an
+            // older key and not yet cached it find this one here.
+            if self.inner.news.get(&id).await.is_none_or(|noted| snapshot.supersedes(&noted)) {
+                self.inner.news.insert(id.clone(), snapshot.clone()).await;
+            }
             if self.inner.cache.contains_key(&id) {
                 self.keep_newer(snapshot).await;
             }

@@ -145,6 +145,18 @@ async fn a_newer_active_snapshot_ends_a_revocation() {
 }
 
 #[tokio::test]
+async fn a_new_key_that_is_in_the_stream_already_beats_the_old_one_under_the_session_s_key() {
+    let mut bench = Bench::start("").await;
+    bench.write_key(&bench.snapshot(Status::Active, 10));
+    let public_key = Signer::from_seed(&[8; 32]).public_key().to_base64();
+    bench.write_stream(&SessionSnapshot { public_key, ..bench.snapshot(Status::Active, 20) });
+    // The feed reads in order: behind this, it has seen the new key.
+    bench.write_stream(&SessionSnapshot { device_session_id: "ds-2".into(), ..bench.snapshot(Status::Revoked, 30) });
+    assert_eq!(bench.revoked.recv().await.as_deref(), Some("ds-2"));
+    assert_eq!(bench.verdict(&bench.command("r")).await, Err(Refusal::Signature), "signed with the old key");
+}
+
+#[tokio::test]
 async fn malformed_session_events_are_skipped() {
     let mut bench = Bench::start("").await;
     bench.server.run(&[&b"XADD"[..], b"gateway:session_events", b"*", b"device_session_id", b"\xff", b"status", b"revoked"]);

@@ -1,3 +1,14 @@
 //! The `gatehouse-supervisor` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+use gatehouse_chassis::Boot;
+
+fn main() -> ExitCode {
+    Boot::new("supervisor")
+        // Children are forked from the main thread, which lives as long as the process.
+        .single_threaded()
+        .preflight(gatehouse_supervisor::preflight)
+        .budget(gatehouse_supervisor::drain_budget)
+        .run(gatehouse_supervisor::serve)
+}

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     os::unix::{net::UnixStream, process::CommandExt as _},
+    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -24,7 +25,13 @@ impl PostgresServer {
     /// Makes a cluster, starts it and waits until it accepts connections.
     #[must_use]
     pub fn start() -> Self {
-        let dir = tempfile::Builder::new().prefix("gh-pg-").tempdir_in("/tmp").unwrap();
+        Self::start_in(Path::new("/tmp"))
+    }
+
+    /// The same in a directory below `parent`, whose path must be short and open to the user that PostgreSQL runs as.
+    #[must_use]
+    pub fn start_in(parent: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("gh-pg-").tempdir_in(parent).unwrap();
         if let Some(user) = unprivileged() {
             std::os::unix::fs::chown(dir.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
         }
@@ -49,14 +56,18 @@ impl PostgresServer {
         format!("postgres://gatehouse@localhost/{name}?host={}", self.dir.path().display())
     }
 
-    /// SIGKILL to the server's main process; its children notice and end.
+    /// SIGKILL to the server's main process, and wait until its children have noticed and ended.
     pub fn kill9(&mut self) {
         self.server.kill9();
+        // Every process of a cluster works in its data directory. While one is left, the next server refuses to start.
+        let data = self.dir.path().join("data");
+        let works_there = |process: fs::DirEntry| fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == data);
+        eventually("the server's children end", START, || !fs::read_dir("/proc").unwrap().flatten().any(works_there));
     }
 
     /// Starts it again on the same data; it recovers.
     pub fn restart(&mut self) {
-        // Its lock file names a process that is gone, and so may the shared memory of its children for a moment.
+        // Its lock file names a process that is gone.
         let _absent = fs::remove_file(self.dir.path().join("data/postmaster.pid"));
         self.server = spawn(&self.dir);
         self.wait();

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{BufReader, Write as _},
+    net::TcpListener,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -15,20 +16,40 @@ use crate::{START, Server, eventually, program};
 /// The password of every test server.
 const PASSWORD: &str = "test-password";
 
-/// A `redis-server` with an append-only file, a password and no TCP port.
+/// A `redis-server` with an append-only file and a password, on a unix socket.
 #[derive(Debug)]
 pub struct RedisServer {
     server: Server,
     dir: TempDir,
+    /// 0: a unix socket alone.
+    port: u16,
 }
 
 impl RedisServer {
     /// Starts one and waits until it answers.
     #[must_use]
     pub fn start() -> Self {
-        let dir = tempfile::Builder::new().prefix("gh-redis-").tempdir_in("/tmp").unwrap();
-        let server = spawn(dir.path());
-        let mut this = Self { server, dir };
+        Self::start_in(Path::new("/tmp"))
+    }
+
+    /// The same in a directory below `parent`, whose path must be short.
+    #[must_use]
+    pub fn start_in(parent: &Path) -> Self {
+        Self::start_on(parent, 0)
+    }
+
+    /// The same, listening on a TCP port of the loopback interface too.
+    #[must_use]
+    pub fn start_tcp_in(parent: &Path) -> Self {
+        // Free a moment ago.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self::start_on(parent, port)
+    }
+
+    fn start_on(parent: &Path, port: u16) -> Self {
+        let dir = tempfile::Builder::new().prefix("gh-redis-").tempdir_in(parent).unwrap();
+        let server = spawn(dir.path(), port);
+        let mut this = Self { server, dir, port };
         this.wait();
         this
     }
@@ -42,7 +63,10 @@ impl RedisServer {
     /// The same as `GATEWAY_REDIS_MASTER_ADDR` takes it.
     #[must_use]
     pub fn addr(&self) -> String {
-        format!("unix:{}", self.socket().display())
+        match self.port {
+            0 => format!("unix:{}", self.socket().display()),
+            port => format!("127.0.0.1:{port}"),
+        }
     }
 
     /// Its password.
@@ -64,7 +88,7 @@ impl RedisServer {
 
     /// Starts it again on the same data and the same socket.
     pub fn restart(&mut self) {
-        self.server = spawn(self.dir.path());
+        self.server = spawn(self.dir.path(), self.port);
         self.wait();
     }
 
@@ -93,12 +117,12 @@ impl RedisServer {
     }
 }
 
-fn spawn(dir: &Path) -> Server {
+fn spawn(dir: &Path, port: u16) -> Server {
     let socket = dir.join("redis.sock");
     // A server that was killed leaves its socket file behind.
     let _absent = fs::remove_file(&socket);
     let config = format!(
-        "port 0\nunixsocket {}\ndir {}\nrequirepass {PASSWORD}\nappendonly yes\nappendfsync no\nsave \"\"\nmaxmemory-policy noeviction\n",
+        "port {port}\nbind 127.0.0.1\nunixsocket {}\ndir {}\nrequirepass {PASSWORD}\nappendonly yes\nappendfsync no\nsave \"\"\nmaxmemory-policy noeviction\n",
         socket.display(),
         dir.display(),
     );

@@ -79,16 +79,18 @@ pub struct Reader {
     root: Table,
     env: BTreeMap<String, String>,
     problems: Vec<Problem>,
+    is_toml: bool,
 }
 
 impl Reader {
     /// Parses the file. What is not TOML is a problem like any other.
     #[must_use]
     pub fn new(source: Source) -> Self {
-        let mut reader = Self { path: source.path, root: Table::default(), env: source.env, problems: Vec::new() };
+        let mut reader = Self { path: source.path, root: Table::default(), env: source.env, problems: Vec::new(), is_toml: true };
         match DeTable::parse(&source.text) {
             Ok(document) => reader.root = table(&source.text, 0, document.get_ref()),
             Err(error) => {
+                reader.is_toml = false;
                 let line = error.span().map_or(1, |span| line_at(&source.text, span.start));
                 let place = format!("{}:{line}", reader.path.display());
                 reader.problem(place, error.message());
@@ -106,6 +108,19 @@ impl Reader {
             reader.problem(place, message);
         }
         reader
+    }
+
+    /// Whether the file could be parsed at all. Who needs a single value from a file that others check goes on despite other problems, but not
+    /// without the file.
+    #[must_use]
+    pub const fn is_toml(&self) -> bool {
+        self.is_toml
+    }
+
+    /// The file, as the operator named it, or the default one.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Notes a problem.

@@ -132,7 +132,7 @@ impl Tail {
         let bound = Duration::from_millis(BLOCK_MS) + self.config.command_timeout;
         let answer = read.query_async::<(Value, Value, Value)>(&mut connection);
         let (time, streams, watched) = tokio::time::timeout(bound, answer).await.map_err(|_| RedisError::Timeout(bound))??;
-        let entries = read_streams(streams).ok_or(RedisError::Unexpected("XREAD"))?;
+        let entries = read_entries(streams).ok_or(RedisError::Unexpected("XREAD"))?;
         // An emptied stream looks like a silent one; ask.
         if entries.is_empty() && !fresh {
             self.look_for_wipe(&mut connection).await?;
@@ -176,8 +176,9 @@ fn milliseconds(time: &Value) -> Result<u64, RedisError> {
     Ok(seconds * 1000 + micros / 1000)
 }
 
-/// The answer of XREAD for one stream: nothing, or `[[name, entries]]`.
-fn read_streams(value: Value) -> Option<Vec<Entry>> {
+/// The entries of an answer of XREAD or XREADGROUP for one stream: nothing, or `[[name, entries]]`. `None` when it is something else.
+#[must_use]
+pub fn read_entries(value: Value) -> Option<Vec<Entry>> {
     match value {
         Value::Nil => Some(Vec::new()),
         Value::Array(mut streams) if streams.len() == 1 => match streams.pop()? {

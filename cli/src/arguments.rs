@@ -1,0 +1,109 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::command::{admin::AdminCommand, client::ClientCommand, config::ConfigCommand};
+
+/// Runs and asks Gatehouse, which stands in front of a company's services: authenticates devices, forwards commands, pushes events, keeps the audit trail.
+#[derive(Debug, Parser)]
+#[command(name = "gatehouse", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Arguments {
+    /// The configuration file [default: /etc/gatehouse/gateway.toml]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub config: Option<PathBuf>,
+    /// Answer with one JSON document; streams with one line an event
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the suite in the foreground, until SIGTERM or SIGINT has drained it
+    Run,
+    /// Show every process: state, pid, uptime, restarts, last exit
+    Status,
+    /// Bring the database up to date
+    Migrate {
+        /// Print what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Look after the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Ask the admin process: audit trail, device sessions
+    #[command(subcommand)]
+    Admin(AdminCommand),
+    /// Be a client: sign, send, and verify what comes back
+    #[command(subcommand)]
+    Client(ClientCommand),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        for line in [
+            "gatehouse --json --config a.toml status",
+            "gatehouse status --json --config a.toml",
+            "gatehouse admin --json audit --config a.toml verify",
+            "gatehouse admin audit verify --config a.toml --json",
+        ] {
+            let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+            assert!(arguments.json && arguments.config == Some("a.toml".into()), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_needed_must_be_given_and_what_excludes_each_other_is_refused() {
+        let wrong = [
+            "gatehouse",
+            "gatehouse fly",
+            "gatehouse admin session create --user u",
+            "gatehouse admin session create --public-key AA==",
+            "gatehouse admin session create --user u --public-key AA== --key k.pem",
+            "gatehouse admin session show",
+            "gatehouse admin audit list --limit 0",
+            "gatehouse admin audit list --limit many",
+            "gatehouse client exec --key k --session s",
+            "gatehouse client exec --key k --type t",
+            "gatehouse client exec --key k --session s --type t --payload a --payload-file b",
+            "gatehouse client exec --key k --session s --type t --endpoint ftp://host:1",
+            "gatehouse client exec --key k --session s --type t --gateway-key AAAA",
+            "gatehouse client subscribe --key k --session s --count none",
+            "gatehouse client publish --user u",
+        ];
+        for line in wrong {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+        let right = [
+            "gatehouse run",
+            "gatehouse migrate --dry-run",
+            "gatehouse config check",
+            "gatehouse admin audit list --limit 3 --action-type command --request-id r",
+            "gatehouse admin session create --user u --id s --key k.pem",
+            "gatehouse admin session revoke s",
+            "gatehouse client keygen",
+            "gatehouse client exec --key k --session s --type t --payload a --endpoint 127.0.0.1:9090 --http http://127.0.0.1:8080",
+            "gatehouse client subscribe --key k --session s --last-event-id 1-0 --count 3",
+            "gatehouse client publish --user u --type t --payload a --device s",
+        ];
+        for line in right {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
+}

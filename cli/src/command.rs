@@ -1,0 +1,44 @@
+//! One module a command: its arguments, what it asks, how it shows the answer.
+
+pub mod admin;
+pub mod client;
+pub mod config;
+mod migrate;
+mod run;
+mod status;
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use tokio::runtime::Builder;
+
+use self::config::ConfigCommand;
+use crate::{
+    arguments::{Arguments, Command},
+    failure::Failure,
+    output::Output,
+};
+
+/// Does what was asked.
+pub fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
+    let config = arguments.config.as_deref();
+    match arguments.command {
+        // These become or start other processes and need no runtime.
+        Command::Run => run::run(config),
+        Command::Migrate { dry_run } => migrate::migrate(config, dry_run, output),
+        Command::Config(ConfigCommand::Check) => config::check(config, output),
+        command => {
+            let runtime = Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+            runtime.block_on(ask(command, config, output))
+        }
+    }
+}
+
+async fn ask(command: Command, config: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        Command::Status => status::status(config, output).await,
+        Command::Admin(command) => admin::run(command, config, output).await,
+        Command::Client(command) => client::run(command, config, output).await,
+        Command::Run | Command::Migrate { .. } | Command::Config(_) => Ok(()),
+    }
+}

@@ -1,0 +1,116 @@
+//! `gatehouse client`: the reference client at the command line.
+
+mod exec;
+mod keygen;
+mod publish;
+mod subscribe;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, Subcommand};
+use tonic::transport::Channel;
+
+use gatehouse_proto::{gateway::v1::gateway_client::GatewayClient, keys::PublicKey};
+
+use crate::{
+    client::{self, Device, Keyring, NoKeys, Origin, key},
+    failure::Failure,
+    output::Output,
+    place::{Door, Place},
+};
+
+/// How long the gateway may take to accept a connection, and to tell its keys.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What to do as a client.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Make a device key
+    Keygen(keygen::Destination),
+    /// Execute one signed command and verify the answer
+    Exec(exec::Exec),
+    /// Open the session's event stream and verify every event
+    Subscribe(subscribe::Subscription),
+    /// Publish an event to a user's devices, as a business service does: into the client event stream in Redis
+    Publish(publish::Event),
+}
+
+/// Who speaks, and to whom.
+#[derive(Debug, Args)]
+struct Party {
+    /// The device's private key
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The device session
+    #[arg(long, value_name = "ID")]
+    session: String,
+    /// The authenticated gRPC listener [default: of the suite on this machine]
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<Origin>,
+    /// The gateway's public key, base64 of the raw 32 bytes [default: what the public HTTP listener tells]
+    #[arg(long, value_name = "BASE64", value_parser = PublicKey::from_base64)]
+    gateway_key: Option<PublicKey>,
+    /// The public HTTP listener, asked for the gateway's public keys [default: of the suite on this machine]
+    #[arg(long, value_name = "URL", conflicts_with = "gateway_key")]
+    http: Option<Origin>,
+}
+
+/// A device with its way to the gateway.
+struct Line {
+    device: Device,
+    gateway: GatewayClient<Channel>,
+    keyring: Keyring,
+    keys_from: Option<Origin>,
+}
+
+pub async fn run(command: ClientCommand, config: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        ClientCommand::Keygen(destination) => keygen::keygen(&destination, output),
+        ClientCommand::Exec(exec) => exec::exec(exec, config, output).await,
+        ClientCommand::Subscribe(subscription) => subscribe::subscribe(subscription, config, output).await,
+        ClientCommand::Publish(event) => publish::publish(event, config, output).await,
+    }
+}
+
+impl Party {
+    async fn dial(self, config: Option<&Path>) -> Result<Line, Failure> {
+        let device = Device::new(self.session, key::read(&self.key)?);
+        let endpoint = origin(self.endpoint, config, Door::Grpc).await?;
+        let gateway = client::connect(&endpoint, PATIENCE).await;
+        let gateway = gateway.map_err(|error| Failure::Unreachable(format!("the gateway is not reachable: {error:#}")))?;
+        let (keyring, keys_from) = if let Some(key) = self.gateway_key {
+            ([key].into_iter().collect(), None)
+        } else {
+            let http = origin(self.http, config, Door::Http).await?;
+            (fetch_keys(&http).await?, Some(http))
+        };
+        Ok(Line { device, gateway, keyring, keys_from })
+    }
+}
+
+async fn origin(given: Option<Origin>, config: Option<&Path>, door: Door) -> Result<Origin, Failure> {
+    match given {
+        Some(origin) => Ok(origin),
+        None => Place::find(config)?.url(door).await.parse().map_err(|error| Failure::failed(format!("configured address: {error}"))),
+    }
+}
+
+async fn fetch_keys(http: &Origin) -> Result<Keyring, Failure> {
+    client::public_keys(http, PATIENCE).await.map_err(|error| match error {
+        NoKeys::Unreachable { .. } => Failure::Unreachable(format!("{:#}", anyhow::Error::from(error))),
+        NoKeys::Unusable { .. } => Failure::Failed(error.into()),
+    })
+}
+
+impl Line {
+    /// Asks once more for the gateway's keys: it may have changed them since. Nothing changes when they were given by hand.
+    async fn refresh_keys(&mut self) -> Result<(), Failure> {
+        if let Some(http) = &self.keys_from {
+            self.keyring = fetch_keys(http).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! Signed commands: verified, routed, carried out by a downstream, signed, recorded, answered.
+//!
+//! From the moment a command may be carried out, it goes on to its record even when the client has left: tonic drops a handler whose client
+//! disconnects, and what was done must stand in the trail.
+
+mod downstream;
+mod finish;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use gatehouse_chassis::metrics::Metrics;
+use gatehouse_proto::{
+    downstream::v1::ExecuteResponse,
+    gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse},
+    keys::{Signer, sha256},
+    signing::{self, PROTOCOL_VERSION},
+};
+use gatehouse_sessions::{Refusal, Session, Verifier, now_ms, verdict};
+use tonic::{Code, Status};
+
+use crate::{
+    closing::Closing,
+    config::{Audit, Config, Protocol},
+    trail::{self, Act, Caller, Outcome, Trail},
+};
+use downstream::{Downstream, Outcomes};
+pub(crate) use finish::to_the_end;
+
+/// Carries out commands; one for the process.
+#[derive(Debug)]
+pub(crate) struct Commands {
+    verifier: Verifier,
+    routes: HashMap<String, Route>,
+    trail: Trail,
+    signer: Arc<Signer>,
+    closing: Closing,
+}
+
+#[derive(Clone, Debug)]
+struct Route {
+    downstream: Downstream,
+    timeout: Duration,
+    audit: Audit,
+}
+
+impl Commands {
+    pub(crate) fn new(config: &Config, verifier: Verifier, trail: Trail, metrics: &Metrics, closing: Closing) -> Self {
+        let outcomes = Outcomes::new(metrics);
+        let of_backend =
+            |backend: &crate::config::Backend| (backend.protocol == Protocol::Grpc).then(|| Downstream::new(backend, &outcomes));
+        let downstreams: Vec<_> = config.backends.iter().map(of_backend).collect();
+        let route = |command: &crate::config::Command| {
+            let downstream = downstreams.get(command.backend)?.clone()?;
+            Some((command.message_type.clone(), Route { downstream, timeout: command.timeout, audit: command.audit }))
+        };
+        let routes = config.commands.iter().filter_map(route).collect();
+        Self { verifier, routes, trail, signer: Arc::clone(&config.sessions.signer), closing }
+    }
+
+    /// The answer, once the trail has it. `patience` is how long the client waits.
+    pub(crate) async fn execute(
+        self: &Arc<Self>,
+        request: ExecuteCommandRequest,
+        caller: Caller,
+        patience: Option<Duration>,
+    ) -> Result<ExecuteCommandResponse, Status> {
+        if self.closing.shutdown().is_draining() {
+            return Err(verdict::shutting_down());
+        }
+        let session = match self.verifier.command(&request).await {
+            Ok(session) => session,
+            Err(rejected) => {
+                let status = rejected.refusal.status();
+                let Some(session) = rejected.session else { return Err(status) };
+                let outcome = outcome_of(rejected.refusal);
+                return self.refuse(&request, &caller, &session, outcome, status).await;
+            }
+        };
+        let Some(route) = self.routes.get(&request.message_type).cloned() else {
+            return self.refuse(&request, &caller, &session, Outcome::Denied, verdict::not_routed()).await;
+        };
+        let this = Arc::clone(self);
+        let whole = async move { this.carry_out(&route, &request, &caller, &session, patience).await };
+        to_the_end(self.closing.shutdown(), "command", whole).await
+    }
+
+    async fn carry_out(
+        &self,
+        route: &Route,
+        request: &ExecuteCommandRequest,
+        caller: &Caller,
+        session: &Session,
+        patience: Option<Duration>,
+    ) -> Result<ExecuteCommandResponse, Status> {
+        // One deadline from the request on: what verification took is no longer there for the downstream.
+        let left = patience.map_or(Duration::MAX, |patience| patience.saturating_sub(caller.since.elapsed()));
+        let result = tokio::select! {
+            result = route.downstream.execute(request, session, route.timeout.min(left)) => result,
+            () = self.closing.last_call() => Err(route.downstream.abandon()),
+        };
+        let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        let on = Some((route.downstream.name(), "backend"));
+        let record = act(request, on).grpc(caller, session, Outcome::of(code), code);
+        // The answer is signed while the record is on its way.
+        let recorded = self.trail.keep(route.audit, "command", record);
+        let (recorded, answer) = tokio::join!(recorded, async { result.map(|result| self.answer(request, result)) });
+        recorded.map_err(trail::unavailable)?;
+        answer
+    }
+
+    /// A refusal to somebody who proved who they are: recorded as what was asked for would have been.
+    async fn refuse(
+        &self,
+        request: &ExecuteCommandRequest,
+        caller: &Caller,
+        session: &Session,
+        outcome: Outcome,
+        status: Status,
+    ) -> Result<ExecuteCommandResponse, Status> {
+        let audit = self.routes.get(&request.message_type).map_or(Audit::Required, |route| route.audit);
+        let record = act(request, None).grpc(caller, session, outcome, status.code());
+        self.trail.keep(audit, "command", record).await.map_err(trail::unavailable)?;
+        Err(status)
+    }
+
+    fn answer(&self, request: &ExecuteCommandRequest, result: ExecuteResponse) -> ExecuteCommandResponse {
+        let result_code = if result.result_code.is_empty() { "ok".to_owned() } else { result.result_code };
+        let mut answer = ExecuteCommandResponse {
+            protocol_version: PROTOCOL_VERSION.to_owned(),
+            request_id: request.request_id.clone(),
+            result_code,
+            timestamp_ms: now_ms(),
+            payload_hash: sha256(&result.payload_bytes).to_vec().into(),
+            payload_bytes: result.payload_bytes,
+            signature: bytes::Bytes::new(),
+            signer_key_id: self.signer.key_id().to_owned(),
+        };
+        answer.signature = self.signer.sign(&signing::response(&request.device_session_id, &answer)).to_vec().into();
+        answer
+    }
+}
+
+fn act<'a>(request: &'a ExecuteCommandRequest, on: Option<(&'a str, &'static str)>) -> Act<'a> {
+    Act { action_type: "command", action: &request.message_type, request_id: &request.request_id, on }
+}
+
+/// Undecided is not denied.
+pub(crate) const fn outcome_of(refusal: Refusal) -> Outcome {
+    match refusal {
+        Refusal::StoreUnavailable => Outcome::Error,
+        _ => Outcome::Denied,
+    }
+}

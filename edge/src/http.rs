@@ -1,0 +1,134 @@
+//! The `http` socket: health, public keys, and routes to HTTP backends (CONTRACT.md §4).
+
+mod errors;
+mod forwarded;
+mod guard;
+mod health;
+mod proxy;
+mod routes;
+mod upstream;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+};
+use bytes::Bytes;
+use gatehouse_chassis::metrics::Metrics;
+use gatehouse_proto::keys::Signer;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::{closing::Closing, config::Config, metrics::HttpMetrics, trail::Trail};
+use errors::Problem;
+pub(crate) use health::Dependencies;
+use proxy::Proxy;
+use routes::{Own, Place, Table};
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// What the public listener serves.
+#[derive(Debug)]
+pub(crate) struct Door {
+    table: Table,
+    proxy: Proxy,
+    dependencies: Dependencies,
+    keys: Bytes,
+    metrics: HttpMetrics,
+    closing: Closing,
+}
+
+impl Door {
+    pub(crate) fn new(config: &Config, dependencies: Dependencies, trail: &Trail, metrics: &Metrics, closing: Closing) -> Self {
+        Self {
+            table: Table::new(&config.routes),
+            proxy: Proxy::new(config, trail, closing.clone()),
+            dependencies,
+            keys: public_keys(&config.sessions.signer),
+            metrics: HttpMetrics::new(metrics),
+            closing,
+        }
+    }
+
+    /// The router of the `http` socket. Everything goes through one function, so that nothing is answered without a request id and a count.
+    pub(crate) fn router(self) -> Router {
+        Router::new().fallback(answer).with_state(Arc::new(self))
+    }
+
+    async fn respond(self: &Arc<Self>, place: &Place, request: Request, request_id: &str) -> Result<Response, Problem> {
+        guard::check(&request)?;
+        match place {
+            Place::Own(own) => {
+                if !matches!(*request.method(), Method::GET | Method::HEAD) {
+                    return Err(Problem::MethodNotAllowed);
+                }
+                Ok(self.own(*own).await)
+            }
+            Place::Auth | Place::Route(_) => {
+                if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+                    return Err(Problem::MethodNotAllowed);
+                }
+                let route = if let Place::Route(route) = place { Some(*route) } else { None };
+                self.proxy.answer(route, request, request_id).await
+            }
+            Place::Nowhere => Err(Problem::NotFound),
+        }
+    }
+
+    async fn own(&self, own: Own) -> Response {
+        let status = |good| if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let serving = !self.closing.shutdown().is_draining();
+        match own {
+            Own::Alive => json_response(StatusCode::OK, &json!({"status": "ok"})),
+            Own::Serving => json_response(status(serving), &json!({"status": if serving { "ready" } else { "draining" }})),
+            Own::Ready => {
+                let (ready, report) = self.dependencies.report(serving).await;
+                json_response(status(ready), &report)
+            }
+            Own::Keys => json_bytes(StatusCode::OK, self.keys.clone()),
+        }
+    }
+}
+
+async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response {
+    let request_id = request_id(request.headers());
+    let path = request.uri().path();
+    let place = door.table.place(path);
+    let counted = door.metrics.begin(door.table.label(&place, path), request.method());
+    let head = *request.method() == Method::HEAD;
+    let mut response = door.respond(&place, request, &request_id).await.unwrap_or_else(|problem| problem.response(&request_id));
+    if head {
+        *response.body_mut() = Body::empty();
+    }
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    counted.end(response.status());
+    response
+}
+
+/// The client's id of its request if it is sane, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let sane = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
+    given.filter(sane).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}
+
+fn public_keys(signer: &Signer) -> Bytes {
+    let keys = json!({"keys": [{"key_id": signer.key_id(), "public_key": signer.public_key().to_base64(), "active": true}]});
+    keys.to_string().into()
+}
+
+fn json_response(status: StatusCode, value: &Value) -> Response {
+    json_bytes(status, value.to_string().into())
+}
+
+fn json_bytes(status: StatusCode, text: Bytes) -> Response {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,80 @@
+//! Whether the suite is ready: everything that a request may need is asked, at once, each for a bounded time.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use gatehouse_chassis::{ipc, redis::Redis};
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+use crate::relay::Pushers;
+
+/// How long each may take to answer.
+const BOUND: Duration = Duration::from_secs(1);
+/// What the auditor calls its database in `grpc.health.v1`.
+const DATABASE: &str = "database";
+
+/// What the suite stands on.
+#[derive(Clone, Debug)]
+pub(crate) struct Dependencies {
+    pub(crate) redis: Redis,
+    pub(crate) auditor: Channel,
+    pub(crate) pushers: Arc<Pushers>,
+}
+
+impl Dependencies {
+    /// Whether everything is there, and the answer that says so or what is missing.
+    pub(crate) async fn report(&self, serving: bool) -> (bool, Value) {
+        let (redis, database, pusher) = tokio::join!(self.redis(), ipc::is_serving(&self.auditor, DATABASE, BOUND), self.any_pusher());
+        Found { serving, redis, database, pusher }.report()
+    }
+
+    async fn redis(&self) -> bool {
+        tokio::time::timeout(BOUND, self.redis.is_connected()).await.unwrap_or(false)
+    }
+
+    /// One that serves is enough: streams move to it.
+    async fn any_pusher(&self) -> bool {
+        let asked: FuturesUnordered<_> = self.pushers.channels().iter().map(|channel| ipc::is_serving(channel, "", BOUND)).collect();
+        asked.any(std::future::ready).await
+    }
+}
+
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing of its own that is there or not")]
+struct Found {
+    serving: bool,
+    redis: bool,
+    database: bool,
+    pusher: bool,
+}
+
+impl Found {
+    fn report(&self) -> (bool, Value) {
+        let Self { serving, redis, database, pusher } = *self;
+        let ready = serving && redis && database && pusher;
+        let connected = |up| if up { "connected" } else { "disconnected" };
+        let is_ready = |up| if up { "ready" } else { "not_ready" };
+        let report =
+            json!({"status": is_ready(ready), "database": connected(database), "redis": connected(redis), "pusher": is_ready(pusher)});
+        (ready, report)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found([serving, redis, database, pusher]: [bool; 4]) -> (bool, Value) {
+        Found { serving, redis, database, pusher }.report()
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(found([true; 4]), (true, json!({"status": "ready", "database": "connected", "redis": "connected", "pusher": "ready"})));
+        assert_eq!(
+            found([true, false, false, false]),
+            (false, json!({"status": "not_ready", "database": "disconnected", "redis": "disconnected", "pusher": "not_ready"}))
+        );
+        assert!(!found([false, true, true, true]).0, "a draining edge is not ready");
+    }
+}

@@ -1,0 +1,9 @@
+//! The edge in-process, with a real Redis, real sockets, and pushers and backends whose every move the test makes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod bench;
+mod commands;
+mod fakes;
+mod http;
+mod relay;
+mod surface;

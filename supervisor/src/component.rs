@@ -1,0 +1,99 @@
+//! What the suite consists of: who needs whom at the start, and who ends when.
+
+use gatehouse_chassis::config::Shared;
+
+/// One kind of child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Component {
+    /// The embedded `redis-server`, when no address was configured.
+    Redis,
+    /// `gatehouse-auditor`.
+    Auditor,
+    /// `gatehouse-pusher`.
+    Pusher,
+    /// `gatehouse-edge`.
+    Edge,
+    /// `gatehouse-admin`.
+    Admin,
+}
+
+/// The order of the drain. What stands in one stage is told at the same time: the edge stops accepting while the pushers close their hubs,
+/// so that the streams which the edge relays can end. The auditor flushes when nobody produces any more.
+pub(crate) const DRAIN_STAGES: [&[Component]; 4] =
+    [&[Component::Edge, Component::Pusher], &[Component::Auditor], &[Component::Admin], &[Component::Redis]];
+
+impl Component {
+    /// Every kind that is a binary of ours.
+    pub(crate) const OURS: [Self; 4] = [Self::Auditor, Self::Pusher, Self::Edge, Self::Admin];
+
+    /// As it stands in configuration, metrics, logs and on the command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "redis",
+            Self::Auditor => "auditor",
+            Self::Pusher => "pusher",
+            Self::Edge => "edge",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// Who must be ready before it is first started. Later losses are tolerated: whoever is left reconnects.
+    pub(crate) const fn needs(self) -> &'static [Self] {
+        match self {
+            Self::Redis => &[],
+            Self::Auditor => &[Self::Redis],
+            Self::Pusher | Self::Admin => &[Self::Auditor],
+            Self::Edge => &[Self::Pusher],
+        }
+    }
+
+    /// The names of the public sockets that it is lent.
+    pub(crate) const fn public_sockets(self) -> &'static [&'static str] {
+        match self {
+            Self::Edge => &["http", "grpc"],
+            Self::Pusher => &["push"],
+            Self::Admin => &["admin"],
+            Self::Redis | Self::Auditor => &[],
+        }
+    }
+
+    /// Whether it has a local gRPC socket.
+    pub(crate) fn is_ours(self) -> bool {
+        self != Self::Redis
+    }
+}
+
+/// Every child of this configuration, in the order of the start.
+pub(crate) fn roll(shared: &Shared) -> Vec<(Component, u32)> {
+    let redis = shared.redis.embedded.then_some((Component::Redis, 0));
+    let ours = Component::OURS.into_iter().flat_map(|component| (0..shared.instances(component.name())).map(move |i| (component, i)));
+    redis.into_iter().chain(ours).collect()
+}
+
+/// `edge`, `pusher-1`: how people name one child.
+pub(crate) fn label(component: Component, instance: u32) -> String {
+    if component == Component::Pusher { format!("{}-{instance}", component.name()) } else { component.name().to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_component_ends_in_exactly_one_stage_and_its_redis_last() {
+        for component in Component::OURS.into_iter().chain([Component::Redis]) {
+            assert_eq!(DRAIN_STAGES.iter().filter(|stage| stage.contains(&component)).count(), 1, "{component:?}");
+        }
+        assert_eq!(DRAIN_STAGES.last(), Some(&&[Component::Redis][..]));
+    }
+
+    #[test]
+    fn whoever_is_needed_is_started_before() {
+        for (i, component) in Component::OURS.into_iter().enumerate() {
+            let needs_ours = component.needs().iter().filter(|needed| needed.is_ours());
+            for needed in needs_ours {
+                assert!(Component::OURS.iter().position(|other| other == needed) < Some(i), "{component:?} needs {needed:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What must hold before anything is started: every component's configuration, asked of its own binary, and that there are binaries at all.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use futures_util::future::join_all;
+use gatehouse_chassis::{config::Shared, exit};
+use tokio::{process::Command, runtime::Builder, time::timeout};
+
+use crate::{
+    Config, binaries,
+    child::{Exit, NOT_HANDED_ON, plain},
+    component::{Component, roll},
+    premises,
+    sockets::path_problem,
+};
+
+/// A check reads a file and a key; one that takes longer hangs.
+const BOUND: Duration = Duration::from_secs(20);
+
+/// Every problem, one a line. `read` is our own configuration, when it was right.
+#[must_use]
+pub fn preflight(config: Option<&Path>, read: Option<(&Shared, &Config)>) -> Vec<String> {
+    let mut problems = read.map(|(shared, config)| own(shared, config)).unwrap_or_default();
+    match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let checks = join_all(Component::OURS.map(|component| check(component, config)));
+            problems.extend(runtime.block_on(checks).into_iter().flatten());
+        }
+        Err(error) => problems.push(format!("no runtime: {error}")),
+    }
+    problems
+}
+
+/// What the supervisor alone can know.
+fn own(shared: &Shared, config: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    if shared.redis.embedded && binaries::find(&config.redis_server).is_none() {
+        problems.push(format!(
+            "GATEWAY_REDIS_MASTER_ADDR: none is set, so the supervisor runs Redis itself, but {} is not installed; install the package \
+             redis-server, or name a server",
+            config.redis_server.display()
+        ));
+    }
+    let local = roll(shared).into_iter().map(|(component, instance)| shared.local_socket(component.name(), instance));
+    let longest = local.chain([premises::control_socket(shared)]).max_by_key(|path| path.as_os_str().len());
+    problems.extend(longest.and_then(|path| path_problem(&path)));
+    problems
+}
+
+/// `gatehouse-edge --check`.
+async fn check(component: Component, config: Option<&Path>) -> Vec<String> {
+    let name = binaries::file_name(component);
+    let path = match binaries::directory() {
+        Ok(dir) => dir.join(&name),
+        Err(error) => return vec![format!("{name}: {error}")],
+    };
+    let mut command = Command::new(&path);
+    command.arg("--check").stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    if let Some(config) = config {
+        command.arg("--config").arg(config);
+    }
+    for name in NOT_HANDED_ON {
+        command.env_remove(name);
+    }
+    let output = match timeout(BOUND, command.output()).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return vec![format!("{} cannot be executed: {error}", path.display())],
+        Err(_) => return vec![format!("{name} --check did not end within {BOUND:?}")],
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    let mut lines = said.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    match Exit::of(output.status) {
+        Exit::Status(code) if code == i32::from(exit::OK) => Vec::new(),
+        Exit::Status(code) if code == i32::from(exit::CONFIG) => lines.map(ToOwned::to_owned).collect(),
+        exit => vec![format!("{name} --check ended with {exit}: {}", lines.next_back().map(plain).unwrap_or_default())],
+    }
+}

@@ -1,0 +1,101 @@
+//! The end of the suite: stage by stage, each child within its budget, and now when asked twice.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use gatehouse_chassis::config::Shared;
+
+use super::{Phase, Suite, report};
+use crate::{
+    child::{Event, KILL_GRACE, State},
+    component::{DRAIN_STAGES, label, roll},
+};
+
+/// What the supervisor itself takes on top of its children.
+const OWN: Duration = Duration::from_secs(1);
+
+/// The longest that the drain of this configuration can take: stages follow each other, and within one all run at the same time.
+#[must_use]
+pub fn drain_budget(shared: &Shared) -> Duration {
+    let roll = roll(shared);
+    let budget = |stage: &&[_]| {
+        let present = roll.iter().filter(|(component, _)| stage.contains(component));
+        present.map(|(component, _)| shared.budgets.of(component.name()) + KILL_GRACE).max().unwrap_or_default()
+    };
+    DRAIN_STAGES.iter().map(budget).sum::<Duration>() + OWN
+}
+
+impl Suite {
+    /// Nothing is started any more; the first stage is told. Once.
+    pub(super) fn begin_drain(&mut self) {
+        if matches!(self.phase, Phase::Draining { .. }) {
+            return;
+        }
+        self.phase = Phase::Draining { stage: 0 };
+        for i in 0..self.slots.len() {
+            self.step(i, Event::Retire);
+        }
+        self.stop_stage(0);
+    }
+
+    /// Tells the next stage when this one has ended.
+    pub(super) fn advance_drain(&mut self) {
+        while let Phase::Draining { stage } = self.phase {
+            let Some(components) = DRAIN_STAGES.get(stage) else { return };
+            let mut of_stage = self.slots.iter().filter(|slot| components.contains(&slot.component));
+            if !of_stage.all(|slot| slot.machine.state() == State::Stopped) {
+                return;
+            }
+            self.phase = Phase::Draining { stage: stage + 1 };
+            self.stop_stage(stage + 1);
+        }
+    }
+
+    fn stop_stage(&mut self, stage: usize) {
+        let components = DRAIN_STAGES.get(stage).copied().unwrap_or_default();
+        for i in 0..self.slots.len() {
+            if components.contains(&self.slots[i].component) {
+                self.step(i, Event::Stop);
+            }
+        }
+    }
+
+    /// The second signal, or the budget of the whole: SIGKILL for all.
+    pub(super) fn abort(&mut self) {
+        self.aborted = true;
+        for i in 0..self.slots.len() {
+            self.step(i, Event::Kill);
+        }
+    }
+
+    /// The report, and how all this ended.
+    pub(super) fn finish(self) -> anyhow::Result<()> {
+        report::log(&self.slots, self.launcher.is_text());
+        let overran =
+            self.slots.iter().filter(|slot| slot.stopped.as_ref().is_some_and(|stopped| stopped.outcome == report::Outcome::Killed));
+        let overran: Vec<_> = overran.map(|slot| label(slot.component, slot.instance)).collect();
+        match self.failure {
+            Some(failure) => Err(failure.into()),
+            None if self.aborted => bail!("ended before the drain was over; killed: {}", overran.join(", ")),
+            None if !overran.is_empty() => bail!("killed, for they did not end within their budgets: {}", overran.join(", ")),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatehouse_chassis::config::{Config as _, Reader, Source};
+
+    #[test]
+    fn the_drain_budget_adds_the_stages_and_takes_the_slowest_of_each() {
+        let budget = |text: &str, env: &[(&str, &str)]| {
+            let shared = Shared::read(&mut Reader::new(Source::of(text, env))).unwrap();
+            drain_budget(&shared).as_secs()
+        };
+        assert_eq!(budget("", &[]), 4 * (5 + 1) + 1);
+        let external = [("GATEWAY_REDIS_MASTER_ADDR", "h:1"), ("GATEWAY_REDIS_PASSWORD", "p")];
+        assert_eq!(budget("[shutdown]\nedge = \"20s\"\nauditor = \"10s\"", &external), 21 + 11 + 6 + 1);
+    }
+}

@@ -1,0 +1,107 @@
+//! The shutdown report: one line for each child, and a table for people.
+
+use std::{
+    fmt::{self, Write as _},
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use super::slot::Slot;
+use crate::{child::Exit, component::label, control::millis};
+
+/// How a stopped child ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// By itself, with status 0.
+    Drained,
+    /// By us, over its budget or at a second signal.
+    Killed,
+    /// By itself, otherwise.
+    Failed(String),
+}
+
+/// One line of the report.
+#[derive(Clone, Debug)]
+pub(crate) struct Stopped {
+    /// From the request to the end.
+    pub(crate) took: Duration,
+    /// How.
+    pub(crate) outcome: Outcome,
+}
+
+impl Outcome {
+    /// Of a process that was asked to stop.
+    pub(crate) fn of(exit: &Exit, killed: bool) -> Self {
+        match exit {
+            _ if killed => Self::Killed,
+            Exit::Status(0) => Self::Drained,
+            other => Self::Failed(other.to_string()),
+        }
+    }
+
+    /// For the metric.
+    pub(crate) const fn label(&self) -> &'static str {
+        match self {
+            Self::Drained => "drained",
+            Self::Killed => "killed",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Drained => f.write_str("drained"),
+            Self::Killed => f.write_str("killed"),
+            Self::Failed(exit) => write!(f, "exited with {exit}"),
+        }
+    }
+}
+
+/// Writes it.
+pub(crate) fn log(slots: &[Slot], text: bool) {
+    let stopped: Vec<_> = slots.iter().filter_map(|slot| Some((slot, slot.stopped.as_ref()?))).collect();
+    for (slot, Stopped { took, outcome }) in &stopped {
+        let (component, instance) = (slot.component.name(), slot.instance);
+        let (budget_ms, took_ms, outcome) = (millis(slot.budget), millis(*took), outcome.to_string());
+        tracing::info!(component, instance, budget_ms, took_ms, outcome, "component stopped");
+    }
+    if text && !stopped.is_empty() {
+        let rows = stopped.iter().map(|(slot, stopped)| (label(slot.component, slot.instance), slot.budget, *stopped));
+        // Nobody may be reading; the lines above say the same.
+        let _unread = io::stderr().write_all(table(rows).as_bytes());
+    }
+}
+
+fn table<'a>(rows: impl Iterator<Item = (String, Duration, &'a Stopped)>) -> String {
+    let mut text = format!("{:<12} {:>9} {:>9}  outcome\n", "component", "budget", "took");
+    for (name, budget, Stopped { took, outcome }) in rows {
+        // Writing to a string cannot fail.
+        let _written = writeln!(text, "{name:<12} {:>6} ms {:>6} ms  {outcome}", budget.as_millis(), took.as_millis());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_says_who_how_long_and_how() {
+        let stopped = |ms, exit: &Exit, killed| Stopped { took: Duration::from_millis(ms), outcome: Outcome::of(exit, killed) };
+        let rows = [
+            ("edge".to_owned(), stopped(12, &Exit::Status(0), false)),
+            ("pusher-1".to_owned(), stopped(6001, &Exit::Signal(9), true)),
+            ("auditor".to_owned(), stopped(3, &Exit::Status(70), false)),
+        ];
+        let budget = Duration::from_secs(5);
+        let expected = "\
+component       budget      took  outcome
+edge           5000 ms     12 ms  drained
+pusher-1       5000 ms   6001 ms  killed
+auditor        5000 ms      3 ms  exited with status 70
+";
+        assert_eq!(table(rows.iter().map(|(name, stopped)| (name.clone(), budget, stopped))), expected);
+    }
+}

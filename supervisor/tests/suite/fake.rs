@@ -1,0 +1,71 @@
+//! A component that does as it is told by files: what a child of the supervisor can do, and nothing else.
+//!
+//! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `deaf` to SIGTERM, `code=CODE` after SIGTERM.
+//! `{dir}/{component}.check` holds what `--check` prints before it exits 78. What happens is appended to `{dir}/events`.
+
+use std::{
+    env, fs,
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process,
+};
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Puts the scripts in place.
+pub fn install(dir: &Path) -> PathBuf {
+    let bin = dir.join("bin");
+    fs::create_dir(&bin).unwrap();
+    let test = env::current_exe().unwrap();
+    for component in ["edge", "pusher", "auditor", "admin"] {
+        let script = format!(
+            "#!/bin/sh\nif [ \"$1\" = --check ]; then\n  if [ -f '{dir}/{component}.check' ]; then cat '{dir}/{component}.check' >&2; exit 78; fi\n  exit 0\nfi\n\
+             export FAKE_COMPONENT={component} FAKE_DIR='{dir}'\nexec '{test}' fake::component --exact --nocapture --quiet\n",
+            dir = dir.display(),
+            test = test.display(),
+        );
+        let path = bin.join(format!("gatehouse-{component}"));
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    bin
+}
+
+/// No test but the child, when it is one.
+#[tokio::test]
+async fn component() {
+    let (Ok(component), Ok(dir)) = (env::var("FAKE_COMPONENT"), env::var("FAKE_DIR")) else { return };
+    let dir = PathBuf::from(dir);
+    let instance = env::var("GATEWAY_INSTANCE").unwrap();
+    let say = |what: &str| {
+        let mut events = fs::OpenOptions::new().create(true).append(true).open(dir.join("events")).unwrap();
+        // One write: many processes append.
+        events.write_all(format!("{what} {component}-{instance} {}\n", process::id()).as_bytes()).unwrap();
+    };
+    let behaviour = fs::read_to_string(dir.join(format!("{component}.behaviour"))).unwrap_or_default();
+    let told = |word: &str| behaviour.split_whitespace().find_map(|told| told.strip_prefix(word)).map(ToOwned::to_owned);
+    let mut term = signal(SignalKind::terminate()).unwrap();
+    say("start");
+    say(&format!("lent={}", env::var("LISTEN_FDNAMES").unwrap()));
+    eprintln!(r#"{{"level":"INFO","message":"{component} speaks"}}"#);
+    println!(r#"{{"trail":"{component}"}}"#);
+    if let Some(code) = told("exit=") {
+        eprintln!(r#"{{"level":"ERROR","message":"{component} cannot go on"}}"#);
+        process::exit(code.parse().unwrap());
+    }
+    if told("silent").is_none() {
+        say("ready");
+        sd_notify::notify(&[NotifyState::Ready]).unwrap();
+    }
+    loop {
+        term.recv().await;
+        say("term");
+        if told("deaf").is_none() {
+            break;
+        }
+    }
+    say("end");
+    process::exit(told("code=").map_or(0, |code| code.parse().unwrap()));
+}

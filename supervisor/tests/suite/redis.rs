@@ -1,0 +1,43 @@
+//! The embedded Redis server, a real one.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use nix::sys::signal::Signal;
+
+use crate::world::{World, instance, send};
+
+#[tokio::test]
+async fn redis_runs_first_keeps_its_password_secret_comes_back_and_ends_last() {
+    let mut world = World::new().env("GATEWAY_REDIS_MASTER_ADDR", "");
+    let before = world.ready().await;
+    assert_eq!(before.instances[0].component, "redis");
+    let password = world.path("state/redis.password");
+    assert_eq!(fs::metadata(&password).unwrap().permissions().mode() & 0o777, 0o600);
+    let secret = fs::read_to_string(&password).unwrap();
+    let pid = instance(&before, "redis", 0).pid.unwrap();
+    let command_line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    assert!(!String::from_utf8_lossy(&command_line).contains(secret.trim()));
+
+    send(pid, Signal::SIGKILL);
+    let after = world.until("redis is back", |status| status.ready && instance(status, "redis", 0).generation == 2).await;
+    assert_eq!(instance(&after, "edge", 0).pid, instance(&before, "edge", 0).pid);
+    assert_eq!(fs::read_to_string(&password).unwrap(), secret);
+
+    assert_eq!(world.stop().await.code(), Some(0));
+    let stderr = world.read("stderr");
+    let report: Vec<_> = stderr.lines().filter(|line| line.contains("component stopped")).collect();
+    assert!(report.len() == 6 && report.iter().all(|line| line.contains("drained")), "{report:?}");
+    assert!(!world.path("run/redis.sock").exists());
+}
+
+#[tokio::test]
+async fn a_redis_that_cannot_start_fails_the_start_in_its_words() {
+    let mut world = World::new().env("GATEWAY_REDIS_MASTER_ADDR", "");
+    // Its append-only directory is a file.
+    fs::create_dir_all(world.path("state/redis")).unwrap();
+    fs::write(world.path("state/redis/appendonlydir"), "").unwrap();
+    world.start();
+    assert_eq!(world.ended().await.code(), Some(75));
+    assert!(world.read("stderr").contains("redis did not start: status 1"), "{}", world.read("stderr"));
+    assert!(world.events().is_empty());
+}

@@ -1,0 +1,210 @@
+//! One supervisor with directories of its own.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use gatehouse_chassis::ipc;
+use gatehouse_proto::internal::v1::{
+    InstanceStatus, MetricsRequest, StatusRequest, StatusResponse, process_client::ProcessClient, supervisor_client::SupervisorClient,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use crate::fake;
+
+/// The longest that anything here may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct World {
+    pub dir: TempDir,
+    supervisor: Option<Child>,
+    env: Vec<(String, String)>,
+    config: String,
+}
+
+impl World {
+    /// Nothing runs yet.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let bin = fake::install(dir.path());
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let env = [
+            ("PATH", std::env::var("PATH").unwrap()),
+            ("GATEHOUSE_BIN_DIR", bin.display().to_string()),
+            ("GATEWAY_STATE_DIR", path("state")),
+            ("GATEWAY_RUNTIME_DIR", path("run")),
+            ("GATEWAY_PUBLIC_HTTP_ADDR", "127.0.0.1:0".to_owned()),
+            ("GATEWAY_AUTHENTICATED_GRPC_ADDR", "127.0.0.1:0".to_owned()),
+            // No component here connects to it.
+            ("GATEWAY_REDIS_MASTER_ADDR", "127.0.0.1:1".to_owned()),
+            ("GATEWAY_REDIS_PASSWORD", "unused".to_owned()),
+            ("LOG_FORMAT", "json".to_owned()),
+        ];
+        let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        Self { dir, supervisor: None, env, config: String::new() }
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn config(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.config);
+        self
+    }
+
+    /// See `fake`. From the next start of that component on.
+    pub fn behave(&self, component: &str, words: &str) {
+        fs::write(self.path(&format!("{component}.behaviour")), words).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn command(&self) -> Command {
+        let config = self.path("gateway.toml");
+        fs::write(&config, &self.config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gatehouse-supervisor"));
+        command.arg("--config").arg(config).env_clear().envs(self.env.iter().cloned()).stdin(Stdio::null());
+        command
+    }
+
+    pub fn start(&mut self) {
+        let command = self.command();
+        self.start_with(command);
+    }
+
+    /// The same, with what a test adds.
+    pub fn start_with(&mut self, mut command: Command) {
+        let open = |name: &str| fs::OpenOptions::new().create(true).append(true).open(self.path(name)).unwrap();
+        let child = command.stdout(open("stdout")).stderr(open("stderr")).spawn().unwrap();
+        self.supervisor = Some(child);
+    }
+
+    /// Starts and waits until all is ready.
+    pub async fn ready(&mut self) -> StatusResponse {
+        self.start();
+        self.until("the suite is ready", |status| status.ready).await
+    }
+
+    /// The first status that fits.
+    pub async fn until(&mut self, what: &str, fits: impl Fn(&StatusResponse) -> bool) -> StatusResponse {
+        let (begun, mut last) = (Instant::now(), None);
+        while begun.elapsed() < PATIENCE {
+            if let Some(status) = self.status().await {
+                if fits(&status) {
+                    return status;
+                }
+                last = Some(status);
+            }
+            assert!(self.supervisor.as_mut().unwrap().try_wait().unwrap().is_none(), "{what}: it ended: {}", self.read("stderr"));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{what}: {last:#?}\n{}", self.read("stderr"));
+    }
+
+    pub async fn status(&self) -> Option<StatusResponse> {
+        let channel = ipc::channel(self.path("run/supervisor.sock"));
+        Some(SupervisorClient::new(channel).status(StatusRequest {}).await.ok()?.into_inner())
+    }
+
+    pub async fn metrics(&self) -> String {
+        let channel = ipc::channel(self.path("run/supervisor.sock"));
+        ProcessClient::new(channel).metrics(MetricsRequest {}).await.unwrap().into_inner().text
+    }
+
+    pub async fn is_healthy(&self) -> bool {
+        ipc::is_serving(&ipc::channel(self.path("run/supervisor.sock")), "", PATIENCE).await
+    }
+
+    /// Waits for a line of the events, `term edge-0`.
+    pub async fn event(&self, event: &str) {
+        let begun = Instant::now();
+        while !self.events().iter().any(|found| found == event) {
+            assert!(begun.elapsed() < PATIENCE, "no {event} in {:?}\n{}", self.events(), self.read("stderr"));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// What the components did, without their pids.
+    pub fn events(&self) -> Vec<String> {
+        self.read("events").lines().filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+    }
+
+    pub fn position(&self, event: &str) -> usize {
+        self.events().iter().position(|found| found == event).unwrap_or_else(|| panic!("no {event} in {:?}", self.events()))
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        send(self.supervisor.as_ref().unwrap().id(), signal);
+    }
+
+    /// Waits for the supervisor's end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        let mut supervisor = self.supervisor.take().unwrap();
+        loop {
+            if let Some(status) = supervisor.try_wait().unwrap() {
+                return status;
+            }
+            if begun.elapsed() > PATIENCE {
+                send(supervisor.id(), Signal::SIGKILL);
+                panic!("it does not end: {}", self.read("stderr"));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// SIGTERM, and its end.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    /// Pids of components that still run.
+    pub fn alive(&self) -> Vec<u32> {
+        let pids = self.read("events").lines().filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect::<Vec<u32>>();
+        pids.into_iter().filter(|pid| self.is_ours(*pid)).collect()
+    }
+
+    fn is_ours(&self, pid: u32) -> bool {
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let marker = format!("FAKE_DIR={}", self.dir.path().display());
+        environ.split(|byte| *byte == 0).any(|variable| variable == marker.as_bytes())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(mut supervisor) = self.supervisor.take() {
+            send(supervisor.id(), Signal::SIGKILL);
+            let _reaped = supervisor.wait();
+        }
+        for pid in self.alive() {
+            send(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+pub fn send(pid: u32, signal: Signal) {
+    let _gone = kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal);
+}
+
+/// One child in a status.
+pub fn instance<'a>(status: &'a StatusResponse, component: &str, instance: u32) -> &'a InstanceStatus {
+    status.instances.iter().find(|found| (found.component.as_str(), found.instance) == (component, instance)).unwrap()
+}

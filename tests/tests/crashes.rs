@@ -1,0 +1,223 @@
+//! `kill -9` of each process in turn, under traffic: all is served again, the audit chain verifies, and no answered command is missing from it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use gatehouse_proto::gateway::v1::server_time::Resume;
+use gatehouse_tests::{
+    Device, Downstream, EventStream, Resp, Suite, Trail, servers,
+    suite::publish,
+    traffic::{Commands, Events, Seen, events_are_served},
+    wait,
+};
+use tonic::Code;
+
+struct World {
+    suite: Suite,
+    _downstream: Downstream,
+    redis: Resp,
+    devices: [Device; 4],
+}
+
+impl World {
+    async fn start() -> Self {
+        let downstream = Downstream::start();
+        let suite =
+            Suite::builder().downstream("orders", &downstream, &["demo.echo"]).set("push", "bookmark_interval", "500ms").start().await;
+        let mut redis = suite.embedded_redis();
+        let devices = [(); 4].map(|()| Device::registered(&mut redis));
+        Self { suite, _downstream: downstream, redis, devices }
+    }
+
+    fn commands(&self) -> Commands {
+        Commands::start(&self.suite, &self.devices, "demo.echo")
+    }
+
+    fn events(&self, user: &str) -> Events {
+        let (state, run) = (self.suite.state_dir(), self.suite.runtime_dir());
+        let connect = move || {
+            let password = std::fs::read_to_string(state.join("redis.password"))?;
+            Resp::unix(&run.join("redis.sock"), password.trim())
+        };
+        Events::start(connect, user)
+    }
+
+    /// Commands and events work, on new connections and with a new session.
+    async fn all_is_served(&mut self) {
+        self.suite.ready().await;
+        self.redis = wait::eventually("Redis answers", async || self.suite.try_embedded_redis().ok()).await;
+        let device = Device::registered(&mut self.redis);
+        wait::eventually("a command is served", async || self.suite.execute(&device.command("demo.echo", "x")).await.ok()).await;
+        let mut stream = wait::eventually("a stream opens", async || self.suite.subscribe(&device, "").await.ok()).await;
+        events_are_served(&mut stream, &mut self.redis, &device.user).await;
+    }
+
+    /// Every answered command stands in the trail exactly once, and the chain verifies.
+    async fn nothing_is_missing(&self, seen: &Seen) {
+        let last = seen.answered.last().expect("some command was answered");
+        Trail::record(&self.suite, last).await;
+        wait::eventually("the trail holds every answered command once", async || {
+            let trail = Trail::read(&self.suite).await;
+            let counts = trail.by_request();
+            let missing: Vec<_> = seen.answered.iter().filter(|id| !counts.contains_key(id.as_str())).collect();
+            if !missing.is_empty() {
+                eprintln!("{} of {} answered commands are not there yet", missing.len(), seen.answered.len());
+                return None;
+            }
+            let twice: Vec<_> = seen.answered.iter().filter(|id| counts[id.as_str()] != 1).collect();
+            assert!(twice.is_empty(), "recorded more than once: {twice:?}");
+            Some(())
+        })
+        .await;
+        Trail::read(&self.suite).await.check(&self.suite).await;
+    }
+}
+
+/// Waits until the stream has delivered the numbers up to `end`, each once and in order.
+async fn numbers_up_to(stream: &mut EventStream, next: &mut usize, end: usize) {
+    while *next < end {
+        assert_eq!(stream.payload().await, next.to_string(), "neither gap nor repeat");
+        *next += 1;
+    }
+}
+
+#[tokio::test]
+async fn killing_what_the_command_path_does_not_need_costs_no_command() {
+    let mut world = World::start().await;
+    let commands = world.commands();
+    for component in ["auditor", "admin", "pusher/0", "pusher/1"] {
+        world.suite.kill9(component).await;
+        world.all_is_served().await;
+    }
+    let seen = commands.stop().await;
+    assert!(seen.refused.is_empty() && seen.silent == 0, "refused: {:?}, silent: {}", seen.refused, seen.silent);
+    world.nothing_is_missing(&seen).await;
+}
+
+#[tokio::test]
+async fn killing_the_edge_loses_no_answered_command() {
+    let mut world = World::start().await;
+    let commands = world.commands();
+    for _ in 0..3 {
+        world.suite.kill9("edge").await;
+        world.all_is_served().await;
+    }
+    let seen = commands.stop().await;
+    assert!(seen.answered.len() > 20, "{seen:?}");
+    // What a client that was cut off sees is its transport's; a verdict of ours would be a wrong one.
+    for (code, message) in seen.refused.keys() {
+        assert!([Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal].contains(&Code::from(*code)), "{code}: {message}");
+    }
+    assert_eq!(seen.silent, 0, "connections wait in the listen queue, not for ever");
+    world.nothing_is_missing(&seen).await;
+}
+
+#[tokio::test]
+async fn killing_the_embedded_redis_loses_neither_record_nor_event() {
+    let mut world = World::start().await;
+    let device = world.devices[0].clone();
+    let mut stream = world.suite.subscribe(&device, "").await.unwrap();
+    let (commands, events) = (world.commands(), world.events(&device.user));
+    let mut next = 0;
+    for round in 1..=2 {
+        numbers_up_to(&mut stream, &mut next, 20 * round).await;
+        world.suite.kill9("redis").await;
+        world.all_is_served().await;
+    }
+    let (seen, written) = (commands.stop().await, events.stop().await);
+    for (code, message) in seen.refused.keys() {
+        assert_eq!((Code::from(*code), message.as_str()), (Code::Unavailable, "session store is unavailable"));
+    }
+    assert_eq!(seen.silent, 0, "waits for Redis are bounded");
+    world.nothing_is_missing(&seen).await;
+    let mut repeated = 0;
+    while next < written {
+        let number: usize = stream.payload().await.parse().unwrap();
+        // A writer that was not answered writes again: another entry with the same number.
+        assert!(number == next || number + 1 == next, "{number} after {next}");
+        repeated += usize::from(number != next);
+        next = number + 1;
+    }
+    assert!(repeated <= 2, "{repeated}");
+}
+
+#[tokio::test]
+async fn an_open_stream_survives_the_death_of_each_pusher_without_gap_or_repeat() {
+    let world = World::start().await;
+    let device = world.devices[0].clone();
+    let mut stream = world.suite.subscribe(&device, "").await.unwrap();
+    let events = world.events(&device.user);
+    let mut next = 0;
+    for round in 1..=2 {
+        for pusher in ["pusher/0", "pusher/1"] {
+            numbers_up_to(&mut stream, &mut next, 20 * round).await;
+            world.suite.kill9(pusher).await;
+        }
+    }
+    // Both at once: nobody is there to take over until one is back.
+    let pids = world.suite.pids().await;
+    for pusher in ["pusher/0", "pusher/1"] {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pids[pusher]).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    let written = events.stop().await;
+    numbers_up_to(&mut stream, &mut next, written).await;
+    assert!(written > 40, "{written}");
+}
+
+#[tokio::test]
+async fn a_client_resumes_over_the_death_of_the_edge() {
+    let world = World::start().await;
+    let device = world.devices[0].clone();
+    let events = world.events(&device.user);
+    let mut stream = world.suite.subscribe(&device, "").await.unwrap();
+    let mut next: usize = stream.payload().await.parse().unwrap();
+    next += 1;
+    for _ in 0..2 {
+        world.suite.kill9("edge").await;
+        // What was on its way is still delivered; then the transport says that it is gone.
+        while let Ok(event) = stream.next().await {
+            assert_eq!(event.payload_bytes, next.to_string().as_bytes());
+            next += 1;
+        }
+        let cursor = stream.cursor.clone();
+        stream = world.suite.subscribe(&device, &cursor).await.unwrap();
+        assert_eq!(stream.bootstrap.resume(), Resume::Complete);
+        let end = next + 20;
+        numbers_up_to(&mut stream, &mut next, end).await;
+    }
+    let written = events.stop().await;
+    numbers_up_to(&mut stream, &mut next, written).await;
+}
+
+#[tokio::test]
+async fn a_cursor_outlives_every_process() {
+    let redis = servers::redis().await;
+    let downstream = Downstream::start();
+    let start = async || Suite::builder().redis(&redis).downstream("orders", &downstream, &["demo.echo"]).start().await;
+    let mut writer = servers::client(&redis);
+    let device = Device::registered(&mut writer);
+    let suite = start().await;
+    let mut stream = suite.subscribe(&device, "").await.unwrap();
+    publish(&mut writer, &device.user, None, "t", b"one");
+    assert_eq!(stream.payload().await, "one");
+    let cursor = stream.cursor.clone();
+    // Everything dies at once, the supervisor too.
+    drop((stream, suite));
+    publish(&mut writer, &device.user, None, "t", b"two");
+    let suite = start().await;
+    let mut stream = suite.subscribe(&device, &cursor).await.unwrap();
+    assert_eq!((stream.bootstrap.resume(), stream.payload().await.as_str()), (Resume::Complete, "two"));
+}
+
+#[tokio::test]
+async fn a_killed_supervisor_leaves_no_process_behind() {
+    let suite = Suite::builder().start().await;
+    let pids: Vec<_> = suite.pids().await.into_values().collect();
+    suite.signal(nix::sys::signal::Signal::SIGKILL);
+    suite.wait_exit(Duration::from_secs(5)).await;
+    wait::within(Duration::from_secs(20), "children end with their supervisor", async || {
+        pids.iter().all(|&pid| !gatehouse_tests::scratch::is_alive(pid)).then_some(())
+    })
+    .await;
+}
