@@ -72,6 +72,7 @@ async fn a_process_that_dies_with_a_full_spool_replays_it_at_its_next_start() {
     server.kill9();
     recorder.write(audit::record("command", "left behind", "success")).await.unwrap();
     first.shutdown().abort();
+    first.shutdown().sinks_finished().await;
     drop(recorder);
     server.restart();
     let second = process(&server, state.path(), 1 << 20);
