@@ -44,6 +44,10 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let premises = Premises::open(&shared)?;
     let roster = Roster::open(&shared.state_dir);
     roster.end_orphans(&shared, process.shutdown()).await;
+    if process.shutdown().is_draining() {
+        // Some of them may still hold our ports; the next start ends them.
+        return Ok(());
+    }
 
     // build
     let redis = shared.redis.embedded.then(|| redis::Embedded::open(&shared, &config.redis_server)).transpose()?;

@@ -91,3 +91,18 @@ async fn children_of_a_supervisor_that_was_killed_are_stopped_before_the_next_st
     assert!(world.read("stderr").contains("still runs without its supervisor"));
     assert!(world.stop().await.success());
 }
+
+#[tokio::test]
+async fn sigterm_while_the_last_supervisor_s_children_are_stopped_starts_nothing() {
+    let mut world = World::new().config("[shutdown]\ntimeout = \"5m\"");
+    world.behave("edge", "deaf");
+    world.ready().await;
+    world.signal(Signal::SIGKILL);
+    world.ended().await;
+    let starts = |world: &World| world.read("stderr").matches("component starting").count();
+    let before = starts(&world);
+    world.start();
+    world.event("term edge-0").await;
+    assert_eq!(world.stop().await.code(), Some(0));
+    assert_eq!(starts(&world), before);
+}
