@@ -98,7 +98,10 @@ impl Launcher {
         command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() }).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn()?;
         let pid = child.id().ok_or_else(|| io::Error::other("a process without a pid"))?;
-        let pidfd = open(pid)?;
+        let pidfd = open(pid).inspect_err(|_| {
+            // What cannot be watched must not run beside the one that is started in its place. If it has gone already, all the better.
+            let _gone = child.start_kill();
+        })?;
         let said = self.listen(&mut child, component, instance, tail);
         let ended = async move {
             if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
