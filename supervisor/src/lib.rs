@@ -62,7 +62,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
 
     // run
-    let launcher = Launcher::new(&config, &shared, sockets, redis, notifications.path().to_owned())?;
+    let launcher = Launcher::new(&config, &shared, sockets, redis, notifications.path().to_owned());
     let ended = Suite::new(process.clone(), config, launcher, notifications, roster, metrics, status).run().await;
     drop(premises);
     ended

@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     Exit,
-    output::{Outlet, Sink, Style, Tail, copy},
+    output::{Sink, Style, Tail, copy},
 };
 use crate::{Config, binaries, component::Component, redis::Embedded, sockets::Sockets};
 
@@ -44,7 +44,6 @@ pub(crate) struct Launcher {
     redis: Option<Embedded>,
     notify: PathBuf,
     style: Style,
-    outlet: Outlet,
     readers: Shutdown,
 }
 
@@ -57,11 +56,10 @@ pub(crate) struct Launched {
 
 impl Launcher {
     /// Starts nothing yet.
-    pub(crate) fn new(config: &Config, shared: &Shared, sockets: Sockets, redis: Option<Embedded>, notify: PathBuf) -> io::Result<Self> {
+    pub(crate) fn new(config: &Config, shared: &Shared, sockets: Sockets, redis: Option<Embedded>, notify: PathBuf) -> Self {
         let text = shared.log.format.map_or_else(|| io::stderr().is_terminal(), |format| format == LogFormat::Text);
         let style = if text { Style::Text } else { Style::Json };
-        let outlet = Outlet::open()?;
-        Ok(Self { config: config.path.clone(), sockets, redis, notify, style, outlet, readers: Shutdown::default() })
+        Self { config: config.path.clone(), sockets, redis, notify, style, readers: Shutdown::default() }
     }
 
     /// The sockets that are lent.
@@ -72,11 +70,6 @@ impl Launcher {
     /// The embedded server.
     pub(crate) const fn redis(&self) -> Option<&Embedded> {
         self.redis.as_ref()
-    }
-
-    /// Where children's lines go.
-    pub(crate) const fn outlet(&self) -> &Outlet {
-        &self.outlet
     }
 
     /// Whether people read the log.
@@ -141,7 +134,7 @@ impl Launcher {
     /// Reads what it says; resolves when it has closed both.
     fn listen(&self, child: &mut Child, component: Component, instance: u32, tail: &Tail) -> impl Future<Output = ()> + use<> {
         let style = if component.is_ours() { self.style } else { Style::Logged };
-        let sink = Sink { component: component.name(), instance, style, outlet: self.outlet.clone(), tail: tail.clone() };
+        let sink = Sink { component: component.name(), instance, style, tail: tail.clone() };
         let (heard, said) = tokio::sync::oneshot::channel::<()>();
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let read = async move {
@@ -165,10 +158,9 @@ impl Launcher {
         }
     }
 
-    /// No child is left: writes what was said last.
+    /// No child is left: nothing more is read.
     pub(crate) fn close(&self) {
         self.readers.abort();
-        self.outlet.flush(LAST_WORDS);
     }
 }
 
