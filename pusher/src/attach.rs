@@ -22,7 +22,7 @@ use crate::{
     archive::Archive,
     hub::{Hub, Place},
     resume::{Resume, judge},
-    seat::Ending,
+    seat::{Ending, Wakers},
     stream::EventStream,
 };
 
@@ -89,7 +89,7 @@ impl Attach {
         let continues = wanted.continuation && wanted.cursor.is_some();
         if continues && resume == server_time::Resume::Gap {
             // The client would take what follows for everything. It resumes by itself, and is told.
-            place.seat().end(Ending::MustResume);
+            place.seat().end(Ending::MustResume, &mut Wakers::default());
         }
         let interval = self.hub.settings().bookmark_interval;
         let greeting = (!continues).then(|| (begin, announce::server_time(begin, wanted.user_id, resume, interval, self.hub.signer())));

@@ -47,3 +47,24 @@ impl Read for Config {
         Some(Self { push, sessions: gatehouse_sessions::Config::read(reader)? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gatehouse_chassis::config::Source;
+
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        let mut reader = Reader::new(Source::of(text, &[]));
+        assert!(Config::read(&mut reader).is_none(), "there is no key to sign with");
+        reader.into_problems().iter().map(ToString::to_string).filter(|problem| problem.contains("push.")).collect()
+    }
+
+    #[test]
+    fn values_that_no_pusher_could_serve_with_are_refused() {
+        assert_eq!(problems("[push]\nmax_pending_events = 1\nbookmark_interval = '1m'\n"), Vec::<String>::new());
+        let found = problems("[push]\nmax_pending_events = 0\nlog_bytes = 5\nbookmark_interval = '0s'\nmax_pending_agee = '1s'\n");
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert!(found[1].contains("outside") && found[3].contains("did you mean `max_pending_age`?"), "{found:?}");
+    }
+}

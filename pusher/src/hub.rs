@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One lock guards log and registry together, so that a stream which joins at a position misses nothing after it. A seat's own lock is taken under it, never the
-//! other way round. Nothing is sealed or encoded under either.
+//! other way round. Nothing is sealed, encoded or woken under either.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,7 +24,7 @@ use crate::{
     entry::Entry,
     log::Log,
     metrics::PushMetrics,
-    seat::{Ending, Offer, Seat},
+    seat::{Ending, Offer, Seat, Wakers},
 };
 
 /// What a stream takes out of the log at once, in events and in bytes.
@@ -134,6 +134,7 @@ impl Hub {
     /// Puts an entry into the log and before every stream that wants it.
     pub fn publish(&self, entry: Entry, now: Instant) {
         let entry = Arc::new(entry);
+        let mut wakers = Wakers::default();
         let mut state = self.state();
         let before = state.read;
         if entry.id <= before {
@@ -149,7 +150,7 @@ impl Hub {
         let (mut wanted, mut cut) = (false, Vec::new());
         for seat in state.users.get(&entry.event.user_id).into_iter().flatten().filter(|seat| seat.wants(&entry)) {
             wanted = true;
-            if let Offer::Overflowed(lost) = seat.offer(&entry, before, now, &self.settings.bounds) {
+            if let Offer::Overflowed(lost) = seat.offer(&entry, before, now, &self.settings.bounds, &mut wakers) {
                 cut.push((Arc::clone(seat), lost));
             }
         }
@@ -207,20 +208,22 @@ impl Hub {
 
     /// Ends the streams of one device session.
     pub fn revoke(&self, device_session_id: &str) {
+        let mut wakers = Wakers::default();
         let mut state = self.state();
         for seat in state.devices.get(device_session_id).cloned().unwrap_or_default() {
-            seat.end(Ending::Revoked);
+            seat.end(Ending::Revoked, &mut wakers);
             state.remove(&seat);
         }
     }
 
     /// Ends every stream and takes no more.
     pub fn close(&self) {
+        let mut wakers = Wakers::default();
         let mut state = self.state();
         state.closed = true;
         state.devices.clear();
         for seat in std::mem::take(&mut state.users).into_values().flatten() {
-            seat.end(Ending::ShuttingDown);
+            seat.end(Ending::ShuttingDown, &mut wakers);
         }
     }
 
@@ -233,10 +236,11 @@ impl Hub {
 
     /// Looks after streams on which nothing happens.
     pub fn sweep(&self, now: Instant) {
+        let mut wakers = Wakers::default();
         let mut state = self.state();
         let (mut cut, mut waiting) = (Vec::new(), 0);
         for seat in state.users.values().flatten() {
-            match seat.sweep(state.horizon, now, self.settings.bookmark_interval, &self.settings.bounds) {
+            match seat.sweep(state.horizon, now, self.settings.bookmark_interval, &self.settings.bounds, &mut wakers) {
                 Ok(waits) => waiting += waits,
                 Err(lost) => cut.push((Arc::clone(seat), lost)),
             }
@@ -310,3 +314,6 @@ fn page<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> VecDeque<Arc<Entry
     }
     page
 }
+
+#[cfg(test)]
+mod tests;

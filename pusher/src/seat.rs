@@ -53,6 +53,17 @@ pub enum Offer {
     Overflowed(usize),
 }
 
+/// Streams to wake when the locks are released: whoever is woken may run, or be dropped, on the spot, and wants them too. Make it before the lock is taken; it
+/// wakes when it is dropped, which is after.
+#[derive(Debug, Default)]
+pub struct Wakers(Vec<Waker>);
+
+impl Drop for Wakers {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
+    }
+}
+
 /// See the module's head.
 #[derive(Debug)]
 pub struct Seat {
@@ -158,7 +169,7 @@ impl Seat {
 
     /// A new event that this device wants; `before` is what had been published before it.
     #[must_use]
-    pub fn offer(&self, entry: &Entry, before: StreamId, now: Instant, bounds: &Bounds) -> Offer {
+    pub fn offer(&self, entry: &Entry, before: StreamId, now: Instant, bounds: &Bounds, wakers: &mut Wakers) -> Offer {
         let mut state = self.state();
         if state.ending.is_some() || entry.id <= state.sent.max(state.fetched) {
             return Offer::Skipped;
@@ -169,32 +180,32 @@ impl Seat {
         }
         state.offered = entry.id;
         if state.backlog.offer(entry.size(), now, bounds) {
-            state.wake();
+            state.wake(wakers);
             Offer::Waits
         } else {
-            state.end(Ending::Overflowed);
+            state.end(Ending::Overflowed, wakers);
             Offer::Overflowed(state.backlog.events())
         }
     }
 
     /// Ends the stream. The first ending stands.
-    pub fn end(&self, ending: Ending) {
-        self.state().end(ending);
+    pub fn end(&self, ending: Ending, wakers: &mut Wakers) {
+        self.state().end(ending, wakers);
     }
 
     /// Looks after a stream on which nothing happens: makes a bookmark due; ends it when something waits and nothing is taken. How many events wait, or
     /// as an error, how many are given up.
-    pub fn sweep(&self, horizon: StreamId, now: Instant, interval: Duration, bounds: &Bounds) -> Result<usize, usize> {
+    pub fn sweep(&self, horizon: StreamId, now: Instant, interval: Duration, bounds: &Bounds, wakers: &mut Wakers) -> Result<usize, usize> {
         let mut state = self.state();
         let waiting = state.backlog.events();
         if state.backlog.is_stalled(now, bounds) {
-            state.end(Ending::Overflowed);
+            state.end(Ending::Overflowed, wakers);
             return Err(waiting);
         }
         let quiet = now.saturating_duration_since(state.quiet_since) >= interval;
         if quiet && horizon > state.sent && !state.bookmark_due {
             state.bookmark_due = true;
-            state.wake();
+            state.wake(wakers);
         }
         Ok(waiting)
     }
@@ -240,16 +251,14 @@ impl State {
         Some(horizon)
     }
 
-    fn end(&mut self, ending: Ending) {
+    fn end(&mut self, ending: Ending, wakers: &mut Wakers) {
         if self.ending.is_none() {
             self.ending = Some(ending);
-            self.wake();
+            self.wake(wakers);
         }
     }
 
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+    fn wake(&mut self, wakers: &mut Wakers) {
+        wakers.0.extend(self.waker.take());
     }
 }

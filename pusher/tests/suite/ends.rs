@@ -5,7 +5,7 @@ use std::time::Duration;
 use gatehouse_proto::{gateway::v1::server_time::Resume, session::Status as SessionStatus};
 use tonic::Code;
 
-use crate::bench::{Bench, Client, Pusher, trailers, within};
+use crate::bench::{Bench, Client, Pusher, trailers, trailers_within, within};
 
 const SMALL: &str = "[push]\nmax_pending_events = 50\n";
 
@@ -56,6 +56,15 @@ async fn overflow_ends_the_slow_stream_alone_and_its_cursor_yields_the_rest_exac
     for client in [&mut same_user, &mut resumed] {
         assert_eq!(client.payloads(1).await, ["9999"]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_asked_to_stay_away_for_as_long_as_is_configured() {
+    let bench = Bench::start();
+    let pusher = bench.pusher("[push]\nretry_after = '20s'\n").await;
+    let mut client = greeted(&pusher, "a1").await;
+    pusher.process.shutdown().drain();
+    trailers_within(&client.end().await.1, 20_000..60_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

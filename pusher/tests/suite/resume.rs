@@ -102,6 +102,7 @@ async fn replay_from_redis_joins_live_without_gap_or_repeat_while_events_pour_in
         let numbers: Vec<usize> = read.iter().map(|payload| payload.split(' ').next().unwrap().parse().unwrap()).collect();
         assert_eq!(numbers, (0..total).collect::<Vec<_>>());
     }
+    assert!(pusher.metric("push_replay_pages_total") > 0.0 && pusher.metric("push_log_bytes") <= f64::from(1 << 20));
 }
 
 #[tokio::test(flavor = "multi_thread")]
