@@ -6,7 +6,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     pin::Pin,
-    process::{self, ExitCode},
+    process::ExitCode,
     sync::Arc,
     time::Duration,
 };
@@ -245,11 +245,6 @@ pub fn read<C: Config>(path: Option<&Path>) -> Result<(Shared, C), Vec<Problem>>
     }
 }
 
-/// Prints problems to stderr, one a line, as the supervisor collects them.
-pub fn print_problems(problems: &[Problem]) {
-    print_lines(&problems.iter().map(ToString::to_string).collect::<Vec<_>>());
-}
-
 fn print_lines(lines: &[String]) {
     let mut stderr = std::io::stderr().lock();
     for line in lines {
@@ -295,10 +290,4 @@ pub fn describe_exit(code: i32) -> String {
     ];
     let meaning = known.iter().find(|(known, _)| i32::from(*known) == code).map(|(_, meaning)| meaning);
     meaning.map_or_else(|| format!("status {code}"), |meaning| format!("status {code} ({meaning})"))
-}
-
-/// This process's id, as the supervisor knows it.
-#[must_use]
-pub fn pid() -> u32 {
-    process::id()
 }
