@@ -209,6 +209,14 @@ impl Suite {
         .await;
     }
 
+    /// `gatehouse …` against this suite, in its directory.
+    #[must_use]
+    pub fn gatehouse(&self, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::from(builder::command(&self.scratch, &self.env, "gatehouse", arguments));
+        command.kill_on_drop(true);
+        command
+    }
+
     /// A foreign client of the embedded Redis.
     #[must_use]
     pub fn embedded_redis(&self) -> Resp {

@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use gatehouse_proto::gateway::v1::server_time::Resume;
 use gatehouse_tests::{
-    Device, Downstream, EventStream, Resp, Suite, Trail, servers,
+    Device, Downstream, EventStream, Resp, Suite, Trail, scratch, servers,
     suite::publish,
     traffic::{Commands, Events, Seen, events_are_served},
     wait,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use tonic::Code;
 
@@ -81,6 +85,18 @@ async fn numbers_up_to(stream: &mut EventStream, next: &mut usize, end: usize) {
     }
 }
 
+/// The same where Redis was killed: a writer that was not answered writes again, another entry with the same number. How many did.
+async fn numbers_with_repeats_up_to(stream: &mut EventStream, next: &mut usize, end: usize) -> usize {
+    let mut repeated = 0;
+    while *next < end {
+        let number: usize = stream.payload().await.parse().unwrap();
+        assert!(number == *next || number + 1 == *next, "{number} where {next} was due");
+        repeated += usize::from(number != *next);
+        *next = number + 1;
+    }
+    repeated
+}
+
 #[tokio::test]
 async fn killing_what_the_command_path_does_not_need_costs_no_command() {
     let mut world = World::start().await;
@@ -118,9 +134,9 @@ async fn killing_the_embedded_redis_loses_neither_record_nor_event() {
     let device = world.devices[0].clone();
     let mut stream = world.suite.subscribe(&device, "").await.unwrap();
     let (commands, events) = (world.commands(), world.events(&device.user));
-    let mut next = 0;
+    let (mut next, mut repeated) = (0, 0);
     for round in 1..=2 {
-        numbers_up_to(&mut stream, &mut next, 20 * round).await;
+        repeated += numbers_with_repeats_up_to(&mut stream, &mut next, 20 * round).await;
         world.suite.kill9("redis").await;
         world.all_is_served().await;
     }
@@ -130,15 +146,8 @@ async fn killing_the_embedded_redis_loses_neither_record_nor_event() {
     }
     assert_eq!(seen.silent, 0, "waits for Redis are bounded");
     world.nothing_is_missing(&seen).await;
-    let mut repeated = 0;
-    while next < written {
-        let number: usize = stream.payload().await.parse().unwrap();
-        // A writer that was not answered writes again: another entry with the same number.
-        assert!(number == next || number + 1 == next, "{number} after {next}");
-        repeated += usize::from(number != next);
-        next = number + 1;
-    }
-    assert!(repeated <= 2, "{repeated}");
+    repeated += numbers_with_repeats_up_to(&mut stream, &mut next, written).await;
+    assert!(repeated <= 2, "one for each kill at most, not {repeated}");
 }
 
 #[tokio::test]
@@ -157,8 +166,7 @@ async fn an_open_stream_survives_the_death_of_each_pusher_without_gap_or_repeat(
     // Both at once: nobody is there to take over until one is back.
     let pids = world.suite.pids().await;
     for pusher in ["pusher/0", "pusher/1"] {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(pids[pusher]).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(i32::try_from(pids[pusher]).unwrap()), Signal::SIGKILL).unwrap();
     }
     let written = events.stop().await;
     numbers_up_to(&mut stream, &mut next, written).await;
@@ -211,12 +219,20 @@ async fn a_cursor_outlives_every_process() {
 }
 
 #[tokio::test]
-async fn a_supervisor_that_follows_a_killed_one_ends_what_that_left_and_starts_anew() {
-    let suite = Suite::builder().start().await;
+async fn a_supervisor_that_follows_a_killed_one_ends_what_it_left_and_serves() {
+    let downstream = Downstream::start();
+    let suite = Suite::builder().downstream("orders", &downstream, &["demo.echo"]).start().await;
+    let device = Device::registered(&mut suite.embedded_redis());
+    let request = device.command("demo.echo", "x");
+    suite.execute(&request).await.unwrap();
     let left: Vec<_> = suite.pids().await.into_values().collect();
-    suite.signal(nix::sys::signal::Signal::SIGKILL);
+    suite.signal(Signal::SIGKILL);
     suite.wait_exit(Duration::from_secs(5)).await;
     let suite = suite.start_again().await;
-    let pids: Vec<_> = suite.pids().await.into_values().collect();
-    assert!(left.iter().all(|pid| !pids.contains(pid) && !gatehouse_tests::scratch::is_alive(*pid)), "{left:?} {pids:?}");
+    for pid in left {
+        assert!(!scratch::is_alive(pid), "process {pid} of the supervisor before is still there");
+    }
+    suite.execute(&device.command("demo.echo", "x")).await.expect("the session is still known");
+    Trail::record(&suite, &request.request_id).await;
+    Trail::read(&suite).await.check(&suite).await;
 }

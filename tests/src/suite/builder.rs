@@ -163,13 +163,7 @@ impl Prepared {
     /// One of our binaries with this suite's configuration and environment, and with nothing of ours.
     #[must_use]
     pub fn command(&self, binary: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binaries::ours(binary));
-        command.args(arguments).arg("--config").arg(self.scratch.path().join(CONFIG));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(&self.env);
-        // Coverage of children is worth having.
-        command.envs(std::env::vars_os().filter(|(name, _)| name == "LLVM_PROFILE_FILE"));
-        command.current_dir(self.scratch.path()).stdin(Stdio::null());
-        command
+        command(&self.scratch, &self.env, binary, arguments)
     }
 
     /// Runs the supervisor until it ends by itself, as it does on a wrong configuration.
@@ -205,4 +199,14 @@ impl Prepared {
         let Self { scratch, key, env } = self;
         Suite { child: Mutex::new(child), supervisor, stdout, stderr, key, listeners: BTreeMap::new(), scratch, env }
     }
+}
+
+pub(super) fn command(scratch: &Scratch, env: &BTreeMap<String, String>, binary: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binaries::ours(binary));
+    command.args(arguments).arg("--config").arg(scratch.path().join(CONFIG));
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(env);
+    // Coverage of children is worth having.
+    command.envs(std::env::vars_os().filter(|(name, _)| name == "LLVM_PROFILE_FILE"));
+    command.current_dir(scratch.path()).stdin(Stdio::null());
+    command
 }
