@@ -61,6 +61,11 @@ impl Device {
 
     /// Writes a snapshot as CONTRACT.md §2 has it, under the default prefix.
     pub fn write_snapshot(&self, redis: &mut Resp, status: &str, updated_at_ms: i64) {
+        self.write_snapshot_under(redis, "gateway:", "gateway:session_events", status, updated_at_ms);
+    }
+
+    /// The same under another prefix and to another stream.
+    pub fn write_snapshot_under(&self, redis: &mut Resp, prefix: &str, stream: &str, status: &str, updated_at_ms: i64) {
         let public_key = STANDARD.encode(self.public_key());
         let revoked_at_ms = (status == "revoked").then_some(updated_at_ms);
         let mut object = json!({
@@ -78,9 +83,9 @@ impl Device {
             object["revoked_at_ms"] = at.into();
             fields.push(("revoked_at_ms", at.to_string()));
         }
-        redis.command(&["SET", &format!("gateway:session:{}", self.session), &object.to_string()]).unwrap();
+        redis.command(&["SET", &format!("{prefix}session:{}", self.session), &object.to_string()]).unwrap();
         let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
-        redis.xadd("gateway:session_events", &fields).unwrap();
+        redis.xadd(stream, &fields).unwrap();
     }
 
     /// A signed command, now, with a request id of its own.

@@ -14,9 +14,15 @@ use gatehouse_proto::downstream::v1::{
 };
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpListener, runtime::Builder, sync::oneshot};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Builder,
+    sync::oneshot,
+};
 use tonic::{Code, Request, Response, Status, service::Routes};
 use tower::ServiceExt as _;
+
+use crate::wait;
 
 /// What the service does with a command.
 #[derive(Clone, Debug)]
@@ -44,7 +50,22 @@ struct Script {
 pub struct Downstream {
     address: SocketAddr,
     script: Arc<Mutex<Script>>,
-    _stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
+}
+
+/// A service that is away for a while.
+#[derive(Debug)]
+pub struct Stopped {
+    address: SocketAddr,
+    script: Arc<Mutex<Script>>,
+}
+
+impl Stopped {
+    /// Starts it again at its address.
+    #[must_use]
+    pub fn start_again(self) -> Downstream {
+        Downstream::on_address(self.address, self.script)
+    }
 }
 
 #[derive(Clone)]
@@ -54,11 +75,21 @@ impl Downstream {
     /// Echoes everything until told otherwise.
     #[must_use]
     pub fn start() -> Self {
-        let script = Arc::<Mutex<Script>>::default();
-        let router =
-            Routes::new(CommandHandlerServer::new(Service(Arc::clone(&script))).max_decoding_message_size(8 << 20)).into_axum_router();
-        let (address, stop) = serve(router);
-        Self { address, script, _stop: stop }
+        Self::on_address("127.0.0.1:0".parse().unwrap(), Arc::default())
+    }
+
+    fn on_address(address: SocketAddr, script: Arc<Mutex<Script>>) -> Self {
+        let service = CommandHandlerServer::new(Service(Arc::clone(&script)));
+        let service = service.max_decoding_message_size(8 << 20).max_encoding_message_size(64 << 20);
+        let (address, stop) = serve_on(address, Routes::new(service).into_axum_router());
+        Self { address, script, stop }
+    }
+
+    /// Ends it and waits until nobody listens at its address any more.
+    pub async fn stop(self) -> Stopped {
+        drop(self.stop);
+        wait::eventually("nobody listens", async || TcpStream::connect(self.address).await.is_err().then_some(())).await;
+        Stopped { address: self.address, script: self.script }
     }
 
     /// Where it listens: `127.0.0.1:port`.
@@ -104,7 +135,11 @@ impl CommandHandler for Service {
 
 /// Serves a router on a free port until the sender is dropped.
 pub(crate) fn serve(router: axum::Router) -> (SocketAddr, oneshot::Sender<()>) {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    serve_on("127.0.0.1:0".parse().unwrap(), router)
+}
+
+fn serve_on(address: SocketAddr, router: axum::Router) -> (SocketAddr, oneshot::Sender<()>) {
+    let socket = std::net::TcpListener::bind(address).unwrap();
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
     let (stop, mut stopped) = oneshot::channel();

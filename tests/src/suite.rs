@@ -212,7 +212,13 @@ impl Suite {
     /// `gatehouse …` against this suite, in its directory.
     #[must_use]
     pub fn gatehouse(&self, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = tokio::process::Command::from(builder::command(&self.scratch, &self.env, "gatehouse", arguments));
+        self.program("gatehouse", arguments)
+    }
+
+    /// One of our binaries with this suite's configuration and environment, in its directory.
+    #[must_use]
+    pub fn program(&self, binary: &str, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::from(builder::command(&self.scratch, &self.env, binary, arguments));
         command.kill_on_drop(true);
         command
     }
