@@ -5,7 +5,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use axum::{Json, Router, body::Bytes, extract::State, http::request::Parts, response::IntoResponse};
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State},
+    http::request::Parts,
+    response::IntoResponse,
+};
 use http::{HeaderMap, Method};
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -38,7 +44,7 @@ impl HttpBackend {
     #[must_use]
     pub fn start() -> Self {
         let arrived = Arc::<Mutex<Vec<Arrived>>>::default();
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&arrived));
+        let router = Router::new().fallback(answer).layer(DefaultBodyLimit::disable()).with_state(Arc::clone(&arrived));
         let (address, stop) = serve(router);
         Self { address, arrived, _stop: stop }
     }

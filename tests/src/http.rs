@@ -145,3 +145,15 @@ pub fn framed(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [&[0], &length[..], message].concat()
 }
+
+/// Writes bytes as they are, keeps its own side open, and reads until the other side closes.
+pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+    bounded("the connection is closed", async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    })
+    .await
+}

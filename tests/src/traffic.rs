@@ -1,6 +1,13 @@
 //! Steady traffic while something happens to the suite: commands whose answers are remembered, events that are numbered.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use gatehouse_proto::gateway::v1::gateway_client::GatewayClient;
 use tokio::{
@@ -9,7 +16,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use crate::{Device, EventStream, GatewayKey, Resp, Suite, suite::publish};
+use crate::{Device, EventStream, GatewayKey, Resp, Suite, suite::publish, wait};
 
 /// Each of several clients sends a command so often.
 const PACE: Duration = Duration::from_millis(15);
@@ -32,6 +39,7 @@ pub struct Seen {
 pub struct Commands {
     stop: watch::Sender<bool>,
     clients: JoinSet<Seen>,
+    answered: Arc<AtomicUsize>,
 }
 
 impl Commands {
@@ -39,12 +47,18 @@ impl Commands {
     #[must_use]
     pub fn start(suite: &Suite, devices: &[Device], message_type: &'static str) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let mut clients = JoinSet::new();
+        let (mut clients, answered) = (JoinSet::new(), Arc::<AtomicUsize>::default());
         for device in devices {
             let client = GatewayClient::new(suite.channel());
-            clients.spawn(send(client, suite.key.clone(), device.clone(), message_type, stopped.clone()));
+            clients.spawn(send(client, suite.key.clone(), device.clone(), message_type, stopped.clone(), Arc::clone(&answered)));
         }
-        Self { stop, clients }
+        Self { stop, clients, answered }
+    }
+
+    /// Waits until so many more commands have been answered.
+    pub async fn go_on(&self, more: usize) {
+        let goal = self.answered.load(Ordering::Relaxed) + more;
+        wait::eventually("commands are answered", async || (self.answered.load(Ordering::Relaxed) >= goal).then_some(())).await;
     }
 
     /// Lets every client finish its command; what all of them saw.
@@ -68,6 +82,7 @@ async fn send(
     device: Device,
     message_type: &'static str,
     stopped: watch::Receiver<bool>,
+    answered: Arc<AtomicUsize>,
 ) -> Seen {
     let mut seen = Seen::default();
     let mut pace = interval(PACE);
@@ -79,6 +94,7 @@ async fn send(
             Ok(Ok(response)) => {
                 key.check_response(&request, response.get_ref());
                 seen.answered.push(request.request_id);
+                answered.fetch_add(1, Ordering::Relaxed);
             }
             Ok(Err(status)) => {
                 *seen.refused.entry((status.code() as i32, status.message().to_owned())).or_default() += 1;

@@ -173,6 +173,38 @@ async fn an_open_stream_survives_the_death_of_each_pusher_without_gap_or_repeat(
     assert!(written > 40, "{written}");
 }
 
+/// Kills come faster than some of what they hit is back, in an order that is different in each run.
+#[tokio::test]
+async fn whatever_dies_and_in_whatever_order_nothing_answered_is_lost() {
+    let mut world = World::start().await;
+    let device = world.devices[0].clone();
+    let mut stream = world.suite.subscribe(&device, "").await.unwrap();
+    let (commands, events) = (world.commands(), world.events(&device.user));
+    let mut next = stream.payload().await.parse::<usize>().unwrap() + 1;
+    let cursor = stream.cursor.clone();
+    drop(stream);
+    let mut seed = [0; 12];
+    getrandom::fill(&mut seed).unwrap();
+    eprintln!("the order: {seed:?}");
+    for byte in seed {
+        let victims = ["edge", "pusher/0", "pusher/1", "auditor", "admin", "redis"];
+        let victim = victims[usize::from(byte) % victims.len()];
+        if let Some(pid) = world.suite.pids().await.get(victim) {
+            kill(Pid::from_raw(i32::try_from(*pid).unwrap()), Signal::SIGKILL).unwrap();
+        }
+        // Traffic may stop for a moment, never for good.
+        commands.go_on(10).await;
+    }
+    world.all_is_served().await;
+    let (seen, written) = (commands.stop().await, events.stop().await);
+    assert_eq!(seen.silent, 0, "{:?}", seen.refused);
+    world.nothing_is_missing(&seen).await;
+    // Every event is there for a client that was away all the time.
+    let mut stream = world.suite.subscribe(&device, &cursor).await.unwrap();
+    assert_eq!(stream.bootstrap.resume(), Resume::Complete);
+    numbers_with_repeats_up_to(&mut stream, &mut next, written).await;
+}
+
 #[tokio::test]
 async fn a_client_resumes_over_the_death_of_the_edge() {
     let world = World::start().await;

@@ -5,7 +5,7 @@ use ::http::Method;
 use std::os::unix::fs::PermissionsExt as _;
 
 use gatehouse_tests::{
-    Device, Downstream, HttpBackend, Suite,
+    Device, Downstream, HttpBackend, Suite, Trail, audit,
     http::{self, Answer, get},
     servers, wait,
 };
@@ -28,6 +28,7 @@ impl World {
         let suite = Suite::builder()
             .http_backend("shop", &backend, &["/shop/"])
             .toml("[[route]]\nprefix = \"/bare/\"\nbackend = \"shop\"\nstrip_prefix = true")
+            .toml("[[route]]\nprefix = \"/audited/\"\nbackend = \"shop\"\naudit = \"required\"")
             .downstream("orders", &downstream, &["demo.echo"])
             .set("auth", "backend", "shop")
             .start()
@@ -150,6 +151,63 @@ async fn a_request_id_of_the_client_is_kept_when_it_is_one() {
     let answer = http::send(public, http::request(Method::GET, public, "/nowhere", &[("x-request-id", &long)], "")).await;
     check_error(&answer, 404, "not_found");
     assert!(answer.header("x-request-id").unwrap().len() <= 128, "an id of any length is not taken over");
+}
+
+#[tokio::test]
+async fn bodies_of_any_size_and_framing_pass_through() {
+    let World { suite, backend, .. } = World::shared().await;
+    let public = suite.address("http");
+    let large: &'static str = Box::leak("x".repeat(5 << 20).into_boxed_str());
+    let answer = http::send(public, http::request(Method::POST, public, "/shop/large", &[], large)).await;
+    assert_eq!((answer.status, answer.json()["body"].as_str().map(str::len)), (200, Some(5 << 20)));
+    let chunked =
+        "POST /shop/chunked HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+    let answer = http::exchange(public, chunked.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("abcde"), "{answer}");
+    let answer = http::exchange(public, b"HEAD /shop/head HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "a head alone: {answer}");
+    assert_eq!(backend.arrived("/shop/head")[0].method, Method::HEAD);
+    let two = "GET /shop/a HTTP/1.1\r\nhost: x\r\n\r\nGET /shop/b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answer = http::exchange(public, two.as_bytes()).await;
+    let places = ["/shop/a", "/shop/b"].map(|target| answer.find(&format!("\"target\":\"{target}\"")));
+    assert!(places[0] < places[1] && places[0].is_some(), "both, in order: {answer}");
+}
+
+#[tokio::test]
+async fn what_an_audited_route_did_stands_in_the_trail() {
+    let World { suite, .. } = World::shared().await;
+    let public = suite.address("http");
+    let answer = http::send(public, http::request(Method::PUT, public, "/audited/thing?secret=1", &[("user-agent", "tests/1")], "")).await;
+    let row = Trail::record(suite, answer.header("x-request-id").unwrap()).await;
+    let record = audit::record(&row);
+    assert_eq!((record.action_type.as_str(), record.status.as_str(), record.http_status), ("http", "success", Some(200)));
+    assert_eq!((record.ip_address.as_deref(), record.user_agent.as_deref()), (Some("127.0.0.1"), Some("tests/1")));
+    assert!(!format!("{record:?}").contains("secret"), "no query in the trail: {record:?}");
+}
+
+#[tokio::test]
+async fn health_and_reflection_are_served_beside_the_gateway() {
+    use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest,
+        server_reflection_response::MessageResponse,
+    };
+    let suite = bare().await;
+    for service in ["", "gateway.v1.Gateway"] {
+        let check = HealthCheckRequest { service: service.into() };
+        let answer = HealthClient::new(suite.channel()).check(check).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
+    }
+    let unknown = HealthCheckRequest { service: "nobody.Knows".into() };
+    assert_eq!(HealthClient::new(suite.channel()).check(unknown).await.unwrap_err().code(), tonic::Code::NotFound);
+    let list = ServerReflectionRequest { host: String::new(), message_request: Some(MessageRequest::ListServices(String::new())) };
+    let mut answers =
+        ServerReflectionClient::new(suite.channel()).server_reflection_info(tokio_stream::iter([list])).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!("{answer:?}") };
+    let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    assert!(names.contains(&"gateway.v1.Gateway".to_owned()), "{names:?}");
+    assert!(names.iter().all(|name| !name.contains("internal")), "{names:?}");
 }
 
 #[tokio::test]

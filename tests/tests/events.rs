@@ -177,6 +177,21 @@ async fn subscriptions_are_refused_by_the_same_table() {
 }
 
 #[tokio::test]
+async fn of_identical_subscriptions_at_once_one_wins() {
+    let suite = shared().await;
+    let ([device], _) = devices(suite);
+    let request = device.subscribe("");
+    let open = async || {
+        let mut client = GatewayClient::new(suite.channel());
+        let mut stream = client.subscribe_events(request.clone()).await?.into_inner();
+        stream.message().await
+    };
+    let answers = futures_util::future::join_all((0..12).map(|_| open())).await;
+    assert_eq!(answers.iter().filter(|answer| matches!(answer, Ok(Some(_)))).count(), 1);
+    assert!(answers.iter().filter_map(|answer| answer.as_ref().err()).all(|status| status.message() == "request replay detected"));
+}
+
+#[tokio::test]
 async fn a_revocation_ends_the_session_s_streams_and_no_other() {
     let suite = shared().await;
     let ([device, other], mut redis) = devices(suite);
