@@ -13,8 +13,10 @@ use crate::{child::Exit, component::label, control::millis};
 /// How a stopped child ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// By itself, with status 0.
+    /// By itself, with status 0, within its budget.
     Drained,
+    /// By itself, with status 0, at the end of its budget: it dropped what was unfinished.
+    Cut,
     /// By us, over its budget or at a second signal.
     Killed,
     /// By itself, otherwise.
@@ -31,10 +33,11 @@ pub(crate) struct Stopped {
 }
 
 impl Outcome {
-    /// Of a process that was asked to stop.
-    pub(crate) fn of(exit: &Exit, killed: bool) -> Self {
+    /// Of a process that was asked to stop; `overran` when it took its whole budget.
+    pub(crate) fn of(exit: &Exit, killed: bool, overran: bool) -> Self {
         match exit {
             _ if killed => Self::Killed,
+            Exit::Status(0) if overran => Self::Cut,
             Exit::Status(0) => Self::Drained,
             other => Self::Failed(other.to_string()),
         }
@@ -44,6 +47,7 @@ impl Outcome {
     pub(crate) const fn label(&self) -> &'static str {
         match self {
             Self::Drained => "drained",
+            Self::Cut => "cut",
             Self::Killed => "killed",
             Self::Failed(_) => "failed",
         }
@@ -54,6 +58,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Drained => f.write_str("drained"),
+            Self::Cut => f.write_str("cut at its budget"),
             Self::Killed => f.write_str("killed"),
             Self::Failed(exit) => write!(f, "exited with {exit}"),
         }
@@ -89,18 +94,23 @@ mod tests {
 
     #[test]
     fn the_table_says_who_how_long_and_how() {
-        let stopped = |ms, exit: &Exit, killed| Stopped { took: Duration::from_millis(ms), outcome: Outcome::of(exit, killed) };
+        let budget = Duration::from_secs(5);
+        let stopped = |ms, exit: &Exit, killed| {
+            let took = Duration::from_millis(ms);
+            Stopped { took, outcome: Outcome::of(exit, killed, took >= budget) }
+        };
         let rows = [
             ("edge".to_owned(), stopped(12, &Exit::Status(0), false)),
             ("pusher-1".to_owned(), stopped(6001, &Exit::Signal(9), true)),
             ("auditor".to_owned(), stopped(3, &Exit::Status(70), false)),
+            ("admin".to_owned(), stopped(5009, &Exit::Status(0), false)),
         ];
-        let budget = Duration::from_secs(5);
         let expected = "\
 component       budget      took  outcome
 edge           5000 ms     12 ms  drained
 pusher-1       5000 ms   6001 ms  killed
 auditor        5000 ms      3 ms  exited with status 70
+admin          5000 ms   5009 ms  cut at its budget
 ";
         assert_eq!(table(rows.iter().map(|(name, stopped)| (name.clone(), budget, stopped))), expected);
     }

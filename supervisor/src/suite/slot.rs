@@ -113,8 +113,9 @@ impl Slot {
         let running = self.running.take();
         let exit = if running.as_ref().is_some_and(|running| running.too_slow) { Exit::StartTimeout } else { exit };
         if let Some(Running { asked: Some(asked), killed, .. }) = running {
-            let outcome = Outcome::of(&exit, killed);
-            self.stopped = Some(Stopped { took: now.duration_since(asked), outcome });
+            let took = now.duration_since(asked);
+            let outcome = Outcome::of(&exit, killed, took >= self.budget);
+            self.stopped = Some(Stopped { took, outcome });
         }
         self.last_exit = Some(exit.clone());
         self.last_words = self.tail.last_words();
