@@ -6,7 +6,7 @@
 
 mod spool;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use gatehouse_proto::{
     audit,
@@ -70,8 +70,8 @@ pub struct Recorder {
 impl Recorder {
     /// Opens the spool of this process and starts the writer.
     pub fn open(process: &Process, redis: Redis) -> anyhow::Result<Self> {
-        let path = spool_path(process);
-        let spool = Spool::open(&path, process.shared().spool_max_bytes)?;
+        let producer = format!("{}-{}", process.name(), process.instance());
+        let spool = Spool::open(&process.shared().state_dir.join("spool"), &producer, process.shared().spool_max_bytes)?;
         let metrics = process.metrics();
         let outcomes = metrics.counters(
             "audit_records_total",
@@ -80,7 +80,7 @@ impl Recorder {
         );
         let spooled = metrics.gauge("audit_spool_bytes", "Audit records on disk that wait for Redis.");
         let (queue, receiver) = mpsc::channel(QUEUE);
-        let producer = format!("{}-{}", process.name(), process.instance());
+        spooled.set(i64::try_from(spool.len()).unwrap_or(i64::MAX));
         let writer = Writer { redis, spool, producer, outcomes: outcomes.clone(), spooled, away: false };
         process.shutdown().spawn_sink("audit-writer", writer.run(receiver));
         Ok(Self { queue, outcomes })
@@ -99,10 +99,6 @@ impl Recorder {
             self.outcomes.with_label_values(&["dropped"]).inc();
         }
     }
-}
-
-fn spool_path(process: &Process) -> PathBuf {
-    process.shared().state_dir.join("spool").join(format!("{}-{}.spool", process.name(), process.instance()))
 }
 
 struct Writer {

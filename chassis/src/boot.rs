@@ -6,7 +6,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     pin::Pin,
-    process::{self, ExitCode},
+    process::ExitCode,
     sync::Arc,
     time::Duration,
 };
@@ -21,6 +21,7 @@ use crate::{
     Process,
     config::{Config, Problem, Reader, Shared, Source},
     exit,
+    outlet::Outlet,
     sockets::Inherited,
     telemetry,
 };
@@ -66,7 +67,7 @@ impl<C: Config> Boot<C> {
         Self { name, single_threaded: false, migrate: None, preflight: None, budget: None }
     }
 
-    /// Runs everything on the main thread, which then lives as long as the process.
+    /// Runs everything on the main thread, which then lives as long as the process, and waits for nobody who reads its log.
     #[must_use]
     pub const fn single_threaded(mut self) -> Self {
         self.single_threaded = true;
@@ -123,7 +124,7 @@ impl<C: Config> Boot<C> {
             return ExitCode::from(exit::OK);
         }
         let instance = env::var("GATEWAY_INSTANCE").ok().and_then(|number| number.parse().ok()).unwrap_or(0);
-        let telemetry = telemetry::init(self.name, instance, shared.log, &shared.sentry);
+        let telemetry = telemetry::init(self.name, instance, shared.log, &shared.sentry, self.single_threaded.then(Outlet::stderr));
         let code = match self.runtime() {
             Ok(runtime) => {
                 let code = runtime.block_on(async {
@@ -244,11 +245,6 @@ pub fn read<C: Config>(path: Option<&Path>) -> Result<(Shared, C), Vec<Problem>>
     }
 }
 
-/// Prints problems to stderr, one a line, as the supervisor collects them.
-pub fn print_problems(problems: &[Problem]) {
-    print_lines(&problems.iter().map(ToString::to_string).collect::<Vec<_>>());
-}
-
 fn print_lines(lines: &[String]) {
     let mut stderr = std::io::stderr().lock();
     for line in lines {
@@ -294,10 +290,4 @@ pub fn describe_exit(code: i32) -> String {
     ];
     let meaning = known.iter().find(|(known, _)| i32::from(*known) == code).map(|(_, meaning)| meaning);
     meaning.map_or_else(|| format!("status {code}"), |meaning| format!("status {code} ({meaning})"))
-}
-
-/// This process's id, as the supervisor knows it.
-#[must_use]
-pub fn pid() -> u32 {
-    process::id()
 }

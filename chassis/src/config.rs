@@ -4,6 +4,7 @@
 //! that an operator sees all of them at once, and knows which keys were asked for, so that an unknown one is refused with the nearest known name.
 
 mod address;
+mod document;
 mod reader;
 mod secret;
 mod shared;

@@ -2,7 +2,13 @@
 //!
 //! Our own loop, because tonic's has no drain deadline, hyper's graceful shutdown may wait for ever, and neither counts what it refuses.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::Router;
 use hyper_util::{
@@ -13,14 +19,17 @@ use hyper_util::{
 use prometheus::{IntCounterVec, IntGauge};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::sleep,
+    net::{TcpStream, UnixStream},
+    time::{sleep, timeout},
 };
 use tower::ServiceExt as _;
 
 use crate::{Shutdown, metrics::Metrics, sockets::Listener};
 
-/// The longest that a client may take over a request's head (HTTP/1).
+/// The longest that a client may take over its first byte, and over a request's head (HTTP/1).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection that was accepted as the drain began is given for the request that is on its way.
+const LATE: Duration = Duration::from_millis(200);
 /// The largest list of headers (HTTP/2), and the read buffer that bounds a head (HTTP/1).
 const MAX_HEADER_BYTES: u32 = 64 << 10;
 /// Requests at once on one HTTP/2 connection.
@@ -58,7 +67,8 @@ impl ConnectionMetrics {
 /// is dropped.
 pub async fn serve(name: &'static str, listener: Listener, router: Router, metrics: ConnectionMetrics, shutdown: Shutdown) {
     let open = metrics.open.with_label_values(&[name]);
-    let connections = Shutdown::default();
+    // However this ends, no connection goes on without it.
+    let connections = Connections::default();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES as usize);
     let max_streams = if matches!(listener, Listener::Unix(_)) { MAX_LOCAL_STREAMS } else { MAX_STREAMS };
@@ -90,11 +100,17 @@ pub async fn serve(name: &'static str, listener: Listener, router: Router, metri
             request.extensions_mut().insert(Peer(peer));
             request.map(axum::body::Body::new)
         });
-        connections.spawn("connection", async move {
+        connections.0.spawn("connection", async move {
             let _guard = guard;
+            // The version cannot be told before the first byte, and nothing but this limits the wait for it.
+            if !heard(&*stream, &shutdown, HEADER_TIMEOUT, LATE).await {
+                return;
+            }
             let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
+                // What a client has sent is read before its connection is told of the drain: unread, it would be cut off.
+                biased;
                 ended = connection.as_mut() => ended,
                 () = shutdown.draining() => {
                     connection.as_mut().graceful_shutdown();
@@ -111,17 +127,49 @@ pub async fn serve(name: &'static str, listener: Listener, router: Router, metri
     // Closing our descriptor leaves the supervisor's open: connections wait in the queue for the next generation.
     drop(listener);
     tokio::select! {
-        () = connections.finished() => {}
-        () = shutdown.aborting() => {
-            let cut = open.get();
-            tracing::warn!(listener = name, connections.cut = cut, "connections cut");
-            connections.abort();
-        }
+        () = connections.0.finished() => {}
+        () = shutdown.aborting() => tracing::warn!(listener = name, connections.cut = open.get(), "connections cut"),
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+/// Cuts what is left when dropped.
+#[derive(Default)]
+struct Connections(Shutdown);
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {
+    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl Stream for TcpStream {
+    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+}
+
+impl Stream for UnixStream {
+    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+}
+
+/// Whether the client says anything within `patience`, or within `late` once the drain begins.
+async fn heard(stream: &dyn Stream, shutdown: &Shutdown, patience: Duration, late: Duration) -> bool {
+    let drained = async {
+        shutdown.draining().await;
+        sleep(late).await;
+    };
+    tokio::select! {
+        biased;
+        heard = timeout(patience, poll_fn(|cx| stream.poll_heard(cx))) => heard.is_ok(),
+        () = drained => false,
+    }
+}
 
 async fn accept(listener: &Listener) -> io::Result<(Box<dyn Stream>, Option<SocketAddr>)> {
     match listener {
@@ -177,5 +225,34 @@ impl Gauged {
 impl Drop for Gauged {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_mins(10);
+    const SHORT: Duration = Duration::from_millis(20);
+
+    #[tokio::test]
+    async fn a_connection_on_which_nothing_comes_is_not_kept() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let shutdown = Shutdown::default();
+        assert!(!heard(&server, &shutdown, SHORT, LONG).await, "silent for too long");
+        client.write_all(b"G").await.unwrap();
+        assert!(heard(&server, &shutdown, LONG, LONG).await);
+    }
+
+    #[tokio::test]
+    async fn a_drain_waits_a_little_for_the_request_of_a_new_connection() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let shutdown = Shutdown::default();
+        shutdown.drain();
+        assert!(!heard(&server, &shutdown, LONG, SHORT).await, "not for long");
+        let (heard, written) = tokio::join!(heard(&server, &shutdown, LONG, LONG), client.write_all(b"G"));
+        assert!(heard && written.is_ok());
     }
 }

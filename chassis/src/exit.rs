@@ -1,7 +1,5 @@
 //! Exit codes are an interface: the supervisor and systemd decide by them what happens next (sysexits.h).
 
-use std::process::ExitCode;
-
 /// Asked to stop, and stopped.
 pub const OK: u8 = 0;
 /// Wrong command line (`EX_USAGE`).
@@ -36,10 +34,4 @@ impl Fatal {
 #[must_use]
 pub fn code_of(error: &anyhow::Error) -> u8 {
     error.chain().find_map(|cause| cause.downcast_ref::<Fatal>()).map_or(TRY_AGAIN, |fatal| fatal.code)
-}
-
-/// The same for `main`.
-#[must_use]
-pub fn of(error: &anyhow::Error) -> ExitCode {
-    ExitCode::from(code_of(error))
 }

@@ -11,6 +11,7 @@ pub mod connections;
 pub mod exit;
 pub mod ipc;
 pub mod metrics;
+pub mod outlet;
 pub mod process;
 pub mod redis;
 pub mod shutdown;

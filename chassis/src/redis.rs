@@ -77,6 +77,21 @@ pub struct StreamInfo {
     pub entries_added: u64,
 }
 
+impl StreamInfo {
+    /// Whether entries after `position` may have been removed.
+    #[must_use]
+    pub fn is_trimmed(&self, position: StreamId) -> bool {
+        // Redis before 7 counts no additions: there, what is not known to be whole is taken for trimmed.
+        self.entries_added != self.length && position < self.trimmed_up_to()
+    }
+
+    /// The largest id that entries which are gone may have had.
+    #[must_use]
+    pub fn trimmed_up_to(&self) -> StreamId {
+        self.first.map_or(self.last_generated, StreamId::previous)
+    }
+}
+
 impl Redis {
     /// Connects and waits for one bounded PING. A refused password is a configuration error; silence may pass.
     pub async fn connect(config: &RedisConfig) -> anyhow::Result<Self> {

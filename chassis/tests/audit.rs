@@ -1,7 +1,7 @@
 //! The recorder against a real Redis: nothing that was acknowledged is lost, whatever dies.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use gatehouse_chassis::{
     Process, audit,
@@ -28,6 +28,20 @@ async fn recorded(redis: &Redis) -> Vec<String> {
     let entries = redis.range(&redis.key(audit::STREAM), StreamId::ZERO, LAST, 10_000).await.unwrap();
     let batches = entries.iter().map(|entry| AuditBatch::decode(entry.fields[0].1.clone()).unwrap());
     batches.flat_map(|batch| batch.records).map(|record| record.action).collect()
+}
+
+/// The same, once there are so many.
+async fn until_recorded(redis: &Redis, count: usize) -> Vec<String> {
+    let there = async {
+        loop {
+            let actions = recorded(redis).await;
+            if actions.len() >= count {
+                return actions;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), there).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,8 +73,7 @@ async fn records_written_while_redis_is_away_follow_in_order_when_it_is_back() {
     }
     server.restart();
     recorder.write(audit::record("command", "after", "success")).await.unwrap();
-    while recorded(&redis).await.len() < 4 {}
-    assert_eq!(recorded(&redis).await, ["before", "away-1", "away-2", "after"]);
+    assert_eq!(until_recorded(&redis, 4).await, ["before", "away-1", "away-2", "after"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,13 +85,13 @@ async fn a_process_that_dies_with_a_full_spool_replays_it_at_its_next_start() {
     server.kill9();
     recorder.write(audit::record("command", "left behind", "success")).await.unwrap();
     first.shutdown().abort();
+    first.shutdown().sinks_finished().await;
     drop(recorder);
     server.restart();
     let second = process(&server, state.path(), 1 << 20);
     let redis = Redis::connect(&second.shared().redis).await.unwrap();
     let _recorder = audit::Recorder::open(&second, redis.clone()).unwrap();
-    while recorded(&redis).await.is_empty() {}
-    assert_eq!(recorded(&redis).await, ["left behind"]);
+    assert_eq!(until_recorded(&redis, 1).await, ["left behind"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
 //! The Redis client against a real server: bounded waits, reconnection, and following a stream across a crash and a wipe.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use gatehouse_chassis::{
     config::{Config as _, Reader, Shared, Source},
     exit,
@@ -8,6 +10,10 @@ use gatehouse_chassis::{
 };
 use gatehouse_proto::ids::StreamId;
 use gatehouse_testkit::RedisServer;
+
+const POLL: Duration = Duration::from_millis(5);
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn shared(server: &RedisServer, password: &str) -> Shared {
     let env = [("GATEWAY_REDIS_MASTER_ADDR", server.addr()), ("GATEWAY_REDIS_PASSWORD", password.to_owned())];
@@ -56,7 +62,12 @@ async fn commands_fail_within_their_bound_while_redis_is_away_and_work_again_aft
     assert!(redis.run::<String>(&cmd("PING")).await.is_err());
     assert!(started.elapsed() < redis.config().command_timeout * 2);
     server.restart();
-    while !redis.is_connected().await {}
+    let back = async {
+        while !redis.is_connected().await {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, back).await.unwrap();
     assert_eq!(redis.run::<String>(cmd("SET").arg("k").arg("v")).await.unwrap(), "OK");
 }
 

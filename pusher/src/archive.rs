@@ -16,7 +16,6 @@ use crate::{
     entry::Entry,
     floor::{Floor, now_ms},
     hub::Hub,
-    resume::is_trimmed,
     seat::Seat,
 };
 
@@ -124,7 +123,7 @@ impl Archive {
         let stream = &self.redis.config().client_events_stream;
         let raw = self.redis.range(stream, after, until, count).await?;
         let standing = self.standing().await?;
-        let whole = after >= standing.floor && !is_trimmed(after, &standing.info);
+        let whole = after >= standing.floor && !standing.info.is_trimmed(after);
         Ok(whole.then_some(raw))
     }
 }

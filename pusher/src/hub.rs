@@ -176,6 +176,17 @@ impl Hub {
         state.horizon = state.horizon.max(floor);
     }
 
+    /// Entries up to `until` may have been removed before they were read. Memory begins behind them; streams that are open are sent away, to be told
+    /// of the gap when they resume.
+    pub fn lost(&self, until: StreamId) {
+        let mut wakers = Wakers::default();
+        let mut state = self.state();
+        state.log.clear(until);
+        state.read = state.read.max(until);
+        state.horizon = state.horizon.max(until);
+        state.end_all(Ending::MustResume, &mut wakers);
+    }
+
     /// The newest entry that was published, and up to where nothing more comes.
     #[must_use]
     pub fn position(&self) -> (StreamId, StreamId) {
@@ -221,10 +232,7 @@ impl Hub {
         let mut wakers = Wakers::default();
         let mut state = self.state();
         state.closed = true;
-        state.devices.clear();
-        for seat in std::mem::take(&mut state.users).into_values().flatten() {
-            seat.end(Ending::ShuttingDown, &mut wakers);
-        }
+        state.end_all(Ending::ShuttingDown, &mut wakers);
     }
 
     /// Resolves when no stream is open.
@@ -269,6 +277,13 @@ impl Hub {
 }
 
 impl State {
+    fn end_all(&mut self, ending: Ending, wakers: &mut Wakers) {
+        self.devices.clear();
+        for seat in std::mem::take(&mut self.users).into_values().flatten() {
+            seat.end(ending, wakers);
+        }
+    }
+
     fn remove(&mut self, seat: &Arc<Seat>) {
         for (registry, id) in [(&mut self.users, &seat.user_id), (&mut self.devices, &seat.device_session_id)] {
             let emptied = registry.get_mut(id).is_some_and(|seats| {

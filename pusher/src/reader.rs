@@ -77,6 +77,10 @@ impl Reader {
     async fn take(&mut self, batch: Batch) {
         self.back().await;
         self.notice_wipe(&batch).await;
+        if let Some(until) = batch.trimmed {
+            tracing::warn!(stream.trimmed = %until, "client events were trimmed before they were read here; open streams must resume");
+            self.hub.lost(until);
+        }
         let lag = batch.entries.last().map_or(0, |last| u64::try_from(now_ms()).unwrap_or_default().saturating_sub(last.id.ms));
         self.hub.metrics().lag_seconds.set(Duration::from_millis(lag).as_secs_f64());
         let now = Instant::now();

@@ -26,9 +26,9 @@ pub fn judge(cursor: StreamId, remembered: bool, floor: StreamId, info: &StreamI
     if is_foreign(cursor, now_ms) {
         Resume::Foreign
     } else if cursor < floor {
-        Resume::Gap(floor.max(trimmed_up_to(info)))
-    } else if !remembered && is_trimmed(cursor, info) {
-        Resume::Gap(cursor.max(trimmed_up_to(info)))
+        Resume::Gap(floor.max(info.trimmed_up_to()))
+    } else if !remembered && info.is_trimmed(cursor) {
+        Resume::Gap(cursor.max(info.trimmed_up_to()))
     } else {
         Resume::Complete
     }
@@ -37,18 +37,6 @@ pub fn judge(cursor: StreamId, remembered: bool, floor: StreamId, info: &StreamI
 /// Whether a cursor lies so far ahead that it was never given out.
 fn is_foreign(cursor: StreamId, now_ms: u64) -> bool {
     cursor.ms > now_ms.saturating_add(AHEAD_MS)
-}
-
-/// Whether entries after the cursor may have been removed.
-#[must_use]
-pub fn is_trimmed(cursor: StreamId, info: &StreamInfo) -> bool {
-    // Redis before 7 counts no additions: there, what is not known to be whole is taken for trimmed.
-    info.entries_added != info.length && cursor < trimmed_up_to(info)
-}
-
-/// The largest id that entries which are gone may have had.
-fn trimmed_up_to(info: &StreamInfo) -> StreamId {
-    info.first.map_or(info.last_generated, StreamId::previous)
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ const LAST: StreamId = StreamId { ms: u64::MAX, seq: u64::MAX };
 /// Catches up with what the stream holds, then follows it in a task.
 pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -> anyhow::Result<()> {
     let stream = redis.config().session_events_stream.clone();
+    // The newest entries may have been deleted: nobody will ever read up to the newest id.
+    let newest = redis.stream_info(&stream).await?.last_generated;
     let mut position = StreamId::ZERO;
     loop {
         let page = redis.range(&stream, position, LAST, PAGE).await?;
@@ -23,7 +25,7 @@ pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -
         take(&sessions, &page).await;
     }
     sessions.heard();
-    let mut tail = Tail::new(&redis, stream, position);
+    let mut tail = Tail::new(&redis, stream, position.max(newest));
     let shutdown = process.shutdown().clone();
     process.spawn("session-feed", async move {
         let mut lost = false;
@@ -35,6 +37,10 @@ pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -
             };
             match batch {
                 Ok(batch) => {
+                    if batch.wiped || batch.trimmed.is_some() {
+                        tracing::warn!("the session stream lost entries before they were read here; sessions are read again");
+                        sessions.forget();
+                    }
                     take(&sessions, &batch.entries).await;
                     sessions.heard();
                     if std::mem::take(&mut lost) {

@@ -173,6 +173,11 @@ impl Sessions {
         }
     }
 
+    /// Drops what is cached: a revocation may have passed unseen. Those that were seen stay known.
+    pub(crate) fn forget(&self) {
+        self.inner.cache.invalidate_all();
+    }
+
     pub(crate) fn heard(&self) {
         self.inner.heard_at_ms.store(now_ms(), Ordering::Relaxed);
         self.inner.cached.set(i64::try_from(self.inner.cache.entry_count()).unwrap_or(i64::MAX));

@@ -44,6 +44,10 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let premises = Premises::open(&shared)?;
     let roster = Roster::open(&shared.state_dir);
     roster.end_orphans(&shared, process.shutdown()).await;
+    if process.shutdown().is_draining() {
+        // Some of them may still hold our ports; the next start ends them.
+        return Ok(());
+    }
 
     // build
     let redis = shared.redis.embedded.then(|| redis::Embedded::open(&shared, &config.redis_server)).transpose()?;
@@ -58,7 +62,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
 
     // run
-    let launcher = Launcher::new(&config, &shared, sockets, redis, notifications.path().to_owned())?;
+    let launcher = Launcher::new(&config, &shared, sockets, redis, notifications.path().to_owned());
     let ended = Suite::new(process.clone(), config, launcher, notifications, roster, metrics, status).run().await;
     drop(premises);
     ended

@@ -12,7 +12,7 @@ mod start;
 use std::time::Instant;
 
 use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
-use gatehouse_chassis::{Process, backoff::random_unit, exit::Fatal};
+use gatehouse_chassis::{Process, backoff::random_unit, exit::Fatal, outlet::Outlet};
 use gatehouse_proto::internal::v1::StatusResponse;
 use sd_notify::NotifyState;
 use tokio::{sync::watch, time::sleep_until};
@@ -41,8 +41,8 @@ pub(crate) struct Suite {
     publish: watch::Sender<Snapshot>,
     slots: Vec<Slot>,
     exits: FuturesUnordered<LocalBoxFuture<'static, (usize, Exit)>>,
-    /// Of children that cannot notify: resolves when they answer. With the number of the process, for a dead one's answer says nothing.
-    answers: FuturesUnordered<LocalBoxFuture<'static, (usize, u32)>>,
+    /// Of the embedded Redis, which cannot notify: resolves when it answers. Dropped with its process, for nobody else may answer in its place.
+    answers: FuturesUnordered<LocalBoxFuture<'static, usize>>,
     phase: Phase,
     begun: Instant,
     failure: Option<Fatal>,
@@ -61,7 +61,7 @@ enum Phase {
 /// What woke the task.
 enum Wake {
     Exited(usize, Exit),
-    Answered(usize, u32),
+    Answered(usize),
     Said(u32, Vec<Word>),
     Time,
     Drain,
@@ -111,8 +111,7 @@ impl Suite {
         while !self.is_over() {
             match self.wake().await {
                 Wake::Exited(i, exit) => self.exited(i, exit),
-                Wake::Answered(i, generation) if self.slots[i].machine.spawns() == generation => self.step(i, Event::Ready),
-                Wake::Answered(..) => {}
+                Wake::Answered(i) => self.step(i, Event::Ready),
                 Wake::Said(pid, words) => self.said(pid, &words),
                 Wake::Time => self.tick(),
                 Wake::Drain => self.begin_drain(),
@@ -130,7 +129,7 @@ impl Suite {
         let draining = matches!(self.phase, Phase::Draining { .. });
         tokio::select! {
             Some((i, exit)) = self.exits.next() => Wake::Exited(i, exit),
-            Some((i, generation)) = self.answers.next() => Wake::Answered(i, generation),
+            Some(i) = self.answers.next() => Wake::Answered(i),
             said = self.notifications.next() => said.map_or_else(|error| {
                 tracing::warn!(%error, "a notification cannot be read");
                 Wake::Time
@@ -212,7 +211,7 @@ impl Suite {
         slot.run(launched);
         self.exits.push(ended.map(move |exit| (i, exit)).boxed_local());
         if let (Component::Redis, Some(redis)) = (component, self.launcher.redis()) {
-            self.answers.push(redis.answers().map(move |()| (i, generation)).boxed_local());
+            self.answers.push(redis.answers().map(move |()| i).boxed_local());
         }
     }
 
@@ -225,6 +224,9 @@ impl Suite {
         }
         if let Some(pid) = pid {
             self.roster.ended(pid);
+        }
+        if slot.component == Component::Redis {
+            self.answers.clear();
         }
         // First, for a failed start restarts nobody.
         self.check_start(i, &exit);
@@ -259,9 +261,9 @@ impl Suite {
             self.healthy = ready;
             self.process.dependency("", ready).await;
         }
-        let dropped = self.launcher.outlet().take_dropped();
+        let dropped = Outlet::stderr().take_dropped();
         if dropped > 0 {
-            tracing::warn!(lines = dropped, "lines of children dropped: stderr is not read fast enough");
+            tracing::warn!(lines = dropped, "lines dropped: stderr is not read fast enough");
         }
         self.publish(ready);
     }

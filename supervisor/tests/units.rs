@@ -65,3 +65,11 @@ fn wrong_configuration_is_not_tried_again() {
     assert_eq!(value("RestartPreventExitStatus"), gatehouse_chassis::exit::CONFIG.to_string());
     assert_eq!(value("Type"), "notify");
 }
+
+#[test]
+fn what_an_operator_uncomments_is_not_taken_back_further_down() {
+    let uncommented =
+        unit().replace("\n#AmbientCapabilities", "\nAmbientCapabilities").replace("\n#CapabilityBoundingSet", "\nCapabilityBoundingSet");
+    let last = uncommented.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet=")).next_back();
+    assert_eq!(last, Some("CAP_NET_BIND_SERVICE"));
+}

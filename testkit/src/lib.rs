@@ -32,7 +32,9 @@ pub fn eventually(what: &str, bound: Duration, mut is_so: impl FnMut() -> bool) 
 fn program(name: &str, package: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut dirs: Vec<_> = std::env::split_paths(&path).collect();
-    dirs.push("/usr/lib/postgresql/15/bin".into());
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    // One version's programs for all that is asked of it.
+    dirs.extend(versions.map(|version| version.path().join("bin")).filter(|dir| dir.join("initdb").is_file()).max());
     let found = dirs.into_iter().map(|dir| dir.join(name)).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("{name} is not installed; `make test` installs it (Debian package {package})"))
 }

@@ -76,7 +76,7 @@ impl PostgresServer {
     fn wait(&mut self) {
         let socket = self.dir.path().join(".s.PGSQL.5432");
         let server = &mut self.server;
-        let ready = program("pg_isready", "postgresql-15");
+        let ready = program("pg_isready", "postgresql");
         eventually("postgres accepts connections", START, || {
             server.assert_running("postgres");
             let mut asked = Command::new(&ready);
@@ -95,7 +95,7 @@ fn spawn(dir: &TempDir) -> Server {
 }
 
 fn command(dir: &TempDir, name: &str) -> Command {
-    let mut command = Command::new(program(name, "postgresql-15"));
+    let mut command = Command::new(program(name, "postgresql"));
     command.current_dir(dir.path());
     if let Some(user) = unprivileged() {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());

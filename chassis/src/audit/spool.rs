@@ -3,9 +3,12 @@
 //! Each record is its length and its CRC-32, 4 little-endian bytes each, and its bytes. [`Spool::append`] returns when they are on disk. A record cut short by
 //! a crash was never acknowledged; it is cut off at the next start. Records read again after a crash were handed over already: the reader must
 //! know how to drop repeats.
+//!
+//! A file belongs to the one process that has it locked. When a component is replaced, its next generation opens its spool while the last one still drains
+//! and writes: it takes a file of its own, and takes in what nobody holds any more.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::Path,
@@ -15,8 +18,10 @@ use anyhow::Context as _;
 
 const HEADER_LEN: usize = 8;
 const HEADER: u64 = HEADER_LEN as u64;
+/// Processes of one slot that may have a spool at once. Two is common.
+const GENERATIONS: u32 = 8;
 
-/// See the module's head. One process opens it at a time: the slot of a component instance.
+/// See the module's head.
 #[derive(Debug)]
 pub(super) struct Spool {
     file: File,
@@ -26,13 +31,32 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// Opens or makes the file, and cuts off what a crash left half-written.
-    pub(super) fn open(path: &Path, max: u64) -> anyhow::Result<Self> {
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    /// Opens a file of the slot `name` in `dir` that no other process has, and takes in what stands in those that nobody has.
+    pub(super) fn open(dir: &Path, name: &str, max: u64) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+        let mut own: Option<Self> = None;
+        for generation in 0..GENERATIONS {
+            let path = dir.join(if generation == 0 { format!("{name}.spool") } else { format!("{name}.{generation}.spool") });
+            if own.is_some() && !path.exists() {
+                continue;
+            }
+            match (&mut own, Self::lock(&path, max).with_context(|| format!("open {}", path.display()))?) {
+                (None, spool) => own = spool,
+                (Some(own), Some(left)) => own.take_in(&left).with_context(|| format!("take in {}", path.display()))?,
+                (Some(_), None) => {}
+            }
         }
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let file = file.with_context(|| format!("open {}", path.display()))?;
+        own.with_context(|| format!("every spool of {name} in {} belongs to another process", dir.display()))
+    }
+
+    /// Opens or makes the file, unless another process has it, and cuts off what a crash left half-written.
+    fn lock(path: &Path, max: u64) -> io::Result<Option<Self>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
         let length = file.metadata()?.len();
         let mut spool = Self { file, front: 0, end: length, max };
         let mut whole = 0;
@@ -44,7 +68,27 @@ impl Spool {
             spool.file.set_len(whole)?;
         }
         spool.end = whole;
-        Ok(spool)
+        Ok(Some(spool))
+    }
+
+    /// Moves the records of another file behind its own. What does not fit stays where it is, until a later start.
+    fn take_in(&mut self, left: &Self) -> io::Result<()> {
+        if left.is_empty() || self.end + left.end > self.max {
+            return Ok(());
+        }
+        let mut chunk = vec![0; 64 << 10];
+        let mut copied = 0;
+        while copied < left.end {
+            let length = left.file.read_at(&mut chunk, copied)?;
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.file.write_all_at(&chunk[..length], self.end + copied)?;
+            copied += length as u64;
+        }
+        self.file.sync_data()?;
+        self.end += copied;
+        left.file.set_len(0)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -131,33 +175,34 @@ mod tests {
     #[test]
     fn records_survive_a_restart_in_order_until_they_are_cleared() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("edge-0.spool");
-        let mut spool = Spool::open(&path, 1 << 20).unwrap();
+        let open = || Spool::open(dir.path(), "edge-0", 1 << 20).unwrap();
+        let mut spool = open();
         spool.append(b"one").unwrap();
         spool.append(b"").unwrap();
         spool.append(b"three").unwrap();
         spool.pop_front();
         drop(spool);
-        let mut spool = Spool::open(&path, 1 << 20).unwrap();
+        let mut spool = open();
         assert_eq!(drain(&mut spool), [&b"one"[..], b"", b"three"], "passed over is not cleared");
         spool.clear().unwrap();
         spool.append(b"four").unwrap();
         drop(spool);
-        assert_eq!(drain(&mut Spool::open(&path, 1 << 20).unwrap()), [b"four"]);
+        assert_eq!(drain(&mut open()), [b"four"]);
     }
 
     #[test]
     fn a_record_that_a_crash_cut_short_anywhere_is_cut_off() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edge-0.spool");
-        let mut spool = Spool::open(&path, 1 << 20).unwrap();
+        let mut spool = Spool::open(dir.path(), "edge-0", 1 << 20).unwrap();
         spool.append(b"whole").unwrap();
         let kept = spool.len();
         spool.append(b"torn").unwrap();
+        drop(spool);
         let whole = fs::read(&path).unwrap();
         for cut in kept..whole.len() as u64 {
             fs::write(&path, &whole[..usize::try_from(cut).unwrap()]).unwrap();
-            let mut spool = Spool::open(&path, 1 << 20).unwrap();
+            let mut spool = Spool::open(dir.path(), "edge-0", 1 << 20).unwrap();
             spool.append(b"next").unwrap();
             assert_eq!(drain(&mut spool), [&b"whole"[..], b"next"], "cut at {cut}");
         }
@@ -166,9 +211,24 @@ mod tests {
     #[test]
     fn a_full_spool_refuses_and_keeps_what_it_has() {
         let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(&dir.path().join("s"), 20).unwrap();
+        let mut spool = Spool::open(dir.path(), "s", 20).unwrap();
         spool.append(b"12345").unwrap();
         assert_eq!(spool.append(b"too much").unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(drain(&mut spool), [b"12345"]);
+    }
+
+    #[test]
+    fn a_generation_that_drains_and_the_next_one_do_not_share_a_file_and_the_one_after_has_the_records_of_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |max| Spool::open(dir.path(), "edge-0", max).unwrap();
+        let (mut old, mut new) = (open(1 << 20), open(1 << 20));
+        old.append(b"old").unwrap();
+        new.append(b"new").unwrap();
+        old.append(b"old, too").unwrap();
+        drop(old);
+        drop(new);
+        assert_eq!(drain(&mut open(30)), [&b"old"[..], b"old, too"], "what does not fit stays where it is");
+        assert_eq!(drain(&mut open(1 << 20)), [&b"old"[..], b"old, too", b"new"]);
+        assert_eq!(drain(&mut open(1 << 20)).len(), 3, "moved, not copied");
     }
 }

@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
-
-use super::{Secret, Source};
+use super::{
+    Secret, Source,
+    document::{self, Node, Table},
+};
 
 /// Every section of the file, whoever owns it: a misspelled section is refused by all.
 const SECTIONS: [&str; 18] = [
@@ -57,21 +57,6 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A value with its line, copied out of the parsed document.
-#[derive(Clone, Debug)]
-enum Node {
-    Scalar { line: usize, text: String },
-    List { line: usize, items: Vec<String> },
-    Table(Table),
-    Tables(Vec<Table>),
-}
-
-#[derive(Clone, Debug, Default)]
-struct Table {
-    line: usize,
-    entries: BTreeMap<String, Node>,
-}
-
 /// Reads sections; see the module's head.
 #[derive(Debug)]
 pub struct Reader {
@@ -87,13 +72,12 @@ impl Reader {
     #[must_use]
     pub fn new(source: Source) -> Self {
         let mut reader = Self { path: source.path, root: Table::default(), env: source.env, problems: Vec::new(), is_toml: true };
-        match DeTable::parse(&source.text) {
-            Ok(document) => reader.root = table(&source.text, 0, document.get_ref()),
-            Err(error) => {
+        match document::parse(&source.text) {
+            Ok(root) => reader.root = root,
+            Err((line, why)) => {
                 reader.is_toml = false;
-                let line = error.span().map_or(1, |span| line_at(&source.text, span.start));
                 let place = format!("{}:{line}", reader.path.display());
-                reader.problem(place, error.message());
+                reader.problem(place, why);
             }
         }
         for (name, why) in REFUSED {
@@ -368,49 +352,6 @@ impl Key<'_, '_> {
     fn file_place(&self, line: usize) -> String {
         self.section.reader.place(line, &format!("{}.{}", self.section.name, self.name))
     }
-}
-
-impl Node {
-    fn line(&self) -> usize {
-        match self {
-            Self::Scalar { line, .. } | Self::List { line, .. } => *line,
-            Self::Table(table) => table.line,
-            Self::Tables(tables) => tables.first().map_or(1, |table| table.line),
-        }
-    }
-}
-
-fn table(text: &str, start: usize, table: &DeTable<'_>) -> Table {
-    let entries = table.iter().map(|(key, value)| (key.get_ref().to_string(), node(text, key.span().start, value))).collect();
-    Table { line: line_at(text, start), entries }
-}
-
-fn node(text: &str, start: usize, value: &Spanned<DeValue<'_>>) -> Node {
-    let line = line_at(text, start);
-    match value.get_ref() {
-        DeValue::Table(inner) => Node::Table(table(text, start, inner)),
-        DeValue::Array(items) if !items.is_empty() && items.iter().all(|item| item.get_ref().is_table()) => {
-            let tables = items.iter().filter_map(|item| Some(table(text, item.span().start, item.get_ref().as_table()?)));
-            Node::Tables(tables.collect())
-        }
-        DeValue::Array(items) => Node::List { line, items: items.iter().map(|item| scalar(item.get_ref())).collect() },
-        value => Node::Scalar { line, text: scalar(value) },
-    }
-}
-
-fn scalar(value: &DeValue<'_>) -> String {
-    match value {
-        DeValue::String(text) => text.to_string(),
-        DeValue::Integer(number) => number.to_string(),
-        DeValue::Float(number) => number.to_string(),
-        DeValue::Boolean(value) => value.to_string(),
-        DeValue::Datetime(at) => at.to_string(),
-        DeValue::Array(_) | DeValue::Table(_) => String::new(),
-    }
-}
-
-fn line_at(text: &str, offset: usize) -> usize {
-    text.get(..offset).map_or(1, |before| before.matches('\n').count() + 1)
 }
 
 /// Says that a name is unknown, with the nearest one that is known, or all of them.

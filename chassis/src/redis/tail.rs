@@ -51,6 +51,8 @@ pub struct Batch {
     pub horizon: StreamId,
     /// The stream was found emptied, or to have lost its newest entries, since the last batch; reading has begun again from its start.
     pub wiped: bool,
+    /// Entries up to this id may have been removed before they were read; `entries` come after. Seen on a new connection and in silence.
+    pub trimmed: Option<StreamId>,
     /// The value of the watched key after the read, if there is a key and it is there; see [`Tail::watching`].
     pub watched: Option<Bytes>,
 }
@@ -64,8 +66,9 @@ pub struct Tail {
     horizon: StreamId,
     watched_key: Option<String>,
     count: usize,
-    /// Noticed, and not yet told.
+    // Noticed, and not yet told.
     wiped: bool,
+    trimmed: Option<StreamId>,
     connection: Option<MultiplexedConnection>,
     backoff: Backoff,
     failed: bool,
@@ -83,6 +86,7 @@ impl Tail {
             watched_key: None,
             count: FIRST_COUNT,
             wiped: false,
+            trimmed: None,
             connection: None,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
             failed: false,
@@ -117,7 +121,7 @@ impl Tail {
             None => super::dedicated(&self.config).await?,
         };
         if fresh {
-            self.look_for_wipe(&mut connection).await?;
+            self.look_for_loss(&mut connection).await?;
         }
         let mut read = pipe();
         read.cmd("TIME").cmd("XREAD").arg("COUNT").arg(self.count);
@@ -135,7 +139,7 @@ impl Tail {
         let entries = read_entries(streams).ok_or(RedisError::Unexpected("XREAD"))?;
         // An emptied stream looks like a silent one; ask.
         if entries.is_empty() && !fresh {
-            self.look_for_wipe(&mut connection).await?;
+            self.look_for_loss(&mut connection).await?;
         }
         // Whatever had an id of an earlier millisecond than TIME was there to be read, unless the read was full.
         let full = entries.len() >= self.count;
@@ -148,17 +152,22 @@ impl Tail {
         self.horizon = self.horizon.max(known).max(self.position);
         self.connection = Some(connection);
         let watched = if self.watched_key.is_some() { bulk(watched) } else { None };
-        Ok(Batch { entries, horizon: self.horizon, wiped: std::mem::take(&mut self.wiped), watched })
+        let (wiped, trimmed) = (std::mem::take(&mut self.wiped), self.trimmed.take());
+        Ok(Batch { entries, horizon: self.horizon, wiped, trimmed, watched })
     }
 
-    /// A stream whose newest id is older than what was read from it is another stream.
-    async fn look_for_wipe(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+    /// A stream whose newest id is older than what was read from it is another stream. One whose entries behind what was read are gone has lost some.
+    async fn look_for_loss(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
         let bound = self.config.command_timeout;
         let info = tokio::time::timeout(bound, stream_info(connection, &self.stream));
         let info = info.await.map_err(|_| RedisError::Timeout(bound))??;
         if info.last_generated < self.position {
             self.wiped = true;
             self.position = StreamId::ZERO;
+        }
+        if info.is_trimmed(self.position) {
+            self.position = info.trimmed_up_to();
+            self.trimmed = Some(self.position);
         }
         Ok(())
     }

@@ -78,8 +78,10 @@ impl Client {
     /// What a stream does when it is polled, up to `count` events. False when there is nothing to read.
     fn read(&mut self, hub: &Hub, archive: &[Arc<Entry>], count: usize) -> bool {
         let now = Instant::now();
-        let mut left = count;
+        let (mut left, mut turns) = (count, 0);
         while left > 0 {
+            turns += 1;
+            assert!(turns < 10_000, "a stream that gets nowhere");
             let Some(place) = &self.place else { return false };
             let seat = place.seat();
             if seat.listen(Waker::noop()).is_some() {

@@ -94,3 +94,24 @@ async fn a_replay_waits_for_a_redis_that_is_away() {
     let numbers: Vec<usize> = got.iter().map(|payload| payload.split(' ').next().unwrap().parse().unwrap()).collect();
     assert_eq!(numbers, (0..total).collect::<Vec<_>>());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_trimmed_before_it_was_read_is_a_gap_and_no_silence() {
+    let bench = Bench::start();
+    let pusher = bench.pusher("").await;
+    let mut client = pusher.attach("a1", None).await;
+    client.server_time().await;
+    bench.publish("a", "seen");
+    assert_eq!(client.payloads(1).await, ["seen"]);
+    let at_once = "redis.call('XADD', KEYS[1], '*', 'user_id', 'a', 'event_type', 't') return redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)";
+    bench.redis.run(&["EVAL", at_once, "1", "gateway:client_events"]);
+    let (left, status) = client.end().await;
+    assert_eq!((left, status.code(), status.message()), (0, Code::Unavailable, "event stream must be resumed"));
+    let cursor = trailers(&status);
+    assert_eq!(Some(cursor), client.cursor());
+    let mut client = pusher.attach("a1", Some(cursor)).await;
+    let (begin, resume) = client.server_time().await;
+    assert_eq!((begin > cursor, resume), (true, Resume::Gap));
+    bench.publish("a", "after");
+    assert_eq!(client.payloads(1).await, ["after"]);
+}

@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     Exit,
-    output::{Outlet, Sink, Style, Tail, copy},
+    output::{Sink, Style, Tail, copy},
 };
 use crate::{Config, binaries, component::Component, redis::Embedded, sockets::Sockets};
 
@@ -44,7 +44,6 @@ pub(crate) struct Launcher {
     redis: Option<Embedded>,
     notify: PathBuf,
     style: Style,
-    outlet: Outlet,
     readers: Shutdown,
 }
 
@@ -57,11 +56,10 @@ pub(crate) struct Launched {
 
 impl Launcher {
     /// Starts nothing yet.
-    pub(crate) fn new(config: &Config, shared: &Shared, sockets: Sockets, redis: Option<Embedded>, notify: PathBuf) -> io::Result<Self> {
+    pub(crate) fn new(config: &Config, shared: &Shared, sockets: Sockets, redis: Option<Embedded>, notify: PathBuf) -> Self {
         let text = shared.log.format.map_or_else(|| io::stderr().is_terminal(), |format| format == LogFormat::Text);
         let style = if text { Style::Text } else { Style::Json };
-        let outlet = Outlet::open()?;
-        Ok(Self { config: config.path.clone(), sockets, redis, notify, style, outlet, readers: Shutdown::default() })
+        Self { config: config.path.clone(), sockets, redis, notify, style, readers: Shutdown::default() }
     }
 
     /// The sockets that are lent.
@@ -72,11 +70,6 @@ impl Launcher {
     /// The embedded server.
     pub(crate) const fn redis(&self) -> Option<&Embedded> {
         self.redis.as_ref()
-    }
-
-    /// Where children's lines go.
-    pub(crate) const fn outlet(&self) -> &Outlet {
-        &self.outlet
     }
 
     /// Whether people read the log.
@@ -98,7 +91,10 @@ impl Launcher {
         command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() }).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn()?;
         let pid = child.id().ok_or_else(|| io::Error::other("a process without a pid"))?;
-        let pidfd = open(pid)?;
+        let pidfd = open(pid).inspect_err(|_| {
+            // What cannot be watched must not run beside the one that is started in its place. If it has gone already, all the better.
+            let _gone = child.start_kill();
+        })?;
         let said = self.listen(&mut child, component, instance, tail);
         let ended = async move {
             if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
@@ -138,7 +134,7 @@ impl Launcher {
     /// Reads what it says; resolves when it has closed both.
     fn listen(&self, child: &mut Child, component: Component, instance: u32, tail: &Tail) -> impl Future<Output = ()> + use<> {
         let style = if component.is_ours() { self.style } else { Style::Logged };
-        let sink = Sink { component: component.name(), instance, style, outlet: self.outlet.clone(), tail: tail.clone() };
+        let sink = Sink { component: component.name(), instance, style, tail: tail.clone() };
         let (heard, said) = tokio::sync::oneshot::channel::<()>();
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let read = async move {
@@ -162,10 +158,9 @@ impl Launcher {
         }
     }
 
-    /// No child is left: writes what was said last.
+    /// No child is left: nothing more is read.
     pub(crate) fn close(&self) {
         self.readers.abort();
-        self.outlet.flush(LAST_WORDS);
     }
 }
 

@@ -1,28 +1,20 @@
 //! What children say on stderr: copied line by line to ours, each line with its speaker, and the last lines kept for whoever asks why.
 //!
-//! A child is never blocked: its pipe is always read, and a thread of its own writes, so that neither the supervisor nor a child waits for a slow
-//! terminal. Lines that find the queue full are dropped and counted.
+//! A child is never blocked: its pipe is always read, and what it said goes through the [`Outlet`], so that neither the supervisor nor a child waits
+//! for a slow terminal.
 
 use std::{
     collections::VecDeque,
-    io::{self, Write as _},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use gatehouse_chassis::outlet::Outlet;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Lines kept of each child.
 const KEPT: usize = 20;
 /// A longer line is broken up.
 const MAX_LINE: usize = 16 << 10;
-/// Lines that may wait for the writer.
-const QUEUE: usize = 4096;
 
 /// How lines are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,49 +25,6 @@ pub(crate) enum Style {
     Json,
     /// Not copied, but logged as ours: for a child that knows nothing of our format.
     Logged,
-}
-
-/// The one writer to stderr; clones share it.
-#[derive(Clone, Debug)]
-pub(crate) struct Outlet {
-    lines: SyncSender<String>,
-    dropped: Arc<AtomicU64>,
-    written: Arc<Mutex<Receiver<()>>>,
-}
-
-impl Outlet {
-    /// Starts the writer.
-    pub(crate) fn open() -> io::Result<Self> {
-        let (lines, queue) = sync_channel::<String>(QUEUE);
-        let (done, written) = sync_channel(1);
-        let write = move || {
-            while let Ok(line) = queue.recv() {
-                // An empty line is the request to say that all before it was written. Nobody may be reading either.
-                let _unread = if line.is_empty() { done.try_send(()).map_err(io::Error::other) } else { writeln!(io::stderr(), "{line}") };
-            }
-        };
-        thread::Builder::new().name("outlet".to_owned()).spawn(write)?;
-        Ok(Self { lines, dropped: Arc::default(), written: Arc::new(Mutex::new(written)) })
-    }
-
-    fn write(&self, line: String) {
-        if self.lines.try_send(line).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// How many lines found the queue full since the last call.
-    pub(crate) fn take_dropped(&self) -> u64 {
-        self.dropped.swap(0, Ordering::Relaxed)
-    }
-
-    /// Waits until everything is written, but not for ever.
-    pub(crate) fn flush(&self, bound: Duration) {
-        if self.lines.try_send(String::new()).is_ok() {
-            // Out of time: nobody is reading.
-            let _late = self.written.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(bound);
-        }
-    }
 }
 
 /// The last lines of one child; clones share it.
@@ -108,7 +57,6 @@ pub(crate) struct Sink {
     pub(crate) component: &'static str,
     pub(crate) instance: u32,
     pub(crate) style: Style,
-    pub(crate) outlet: Outlet,
     pub(crate) tail: Tail,
 }
 
@@ -122,7 +70,7 @@ impl Sink {
         self.tail.push(line);
         match self.style {
             Style::Logged => log(self.component, line),
-            style => self.outlet.write(tagged(style, self.component, self.instance, line)),
+            style => Outlet::stderr().line(tagged(style, self.component, self.instance, line)),
         }
     }
 }
@@ -199,7 +147,7 @@ mod tests {
 
     #[tokio::test]
     async fn lines_are_cut_and_the_last_are_kept() {
-        let sink = Sink { component: "edge", instance: 0, style: Style::Logged, outlet: Outlet::open().unwrap(), tail: Tail::default() };
+        let sink = Sink { component: "edge", instance: 0, style: Style::Logged, tail: Tail::default() };
         let text = (0..30).fold(String::new(), |text, i| format!("{text}line {i}\n"));
         let long = "x".repeat(MAX_LINE * 3);
         copy((text + "no newline \u{fffd}").as_bytes(), sink.clone()).await;

@@ -2,9 +2,10 @@
 
 use std::{
     fmt::{self, Write as _},
-    io::{self, Write as _},
     time::Duration,
 };
+
+use gatehouse_chassis::outlet::Outlet;
 
 use super::slot::Slot;
 use crate::{child::Exit, component::label, control::millis};
@@ -69,8 +70,7 @@ pub(crate) fn log(slots: &[Slot], text: bool) {
     }
     if text && !stopped.is_empty() {
         let rows = stopped.iter().map(|(slot, stopped)| (label(slot.component, slot.instance), slot.budget, *stopped));
-        // Nobody may be reading; the lines above say the same.
-        let _unread = io::stderr().write_all(table(rows).as_bytes());
+        Outlet::stderr().line(table(rows).trim_end().to_owned());
     }
 }
 

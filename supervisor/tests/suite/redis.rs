@@ -1,8 +1,9 @@
 //! The embedded Redis server, a real one.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use nix::sys::signal::Signal;
+use tokio::{net::UnixListener, time::timeout};
 
 use crate::world::{World, instance, send};
 
@@ -40,4 +41,23 @@ async fn a_redis_that_cannot_start_fails_the_start_in_its_words() {
     assert_eq!(world.ended().await.code(), Some(75));
     assert!(world.read("stderr").contains("redis did not start: status 1"), "{}", world.read("stderr"));
     assert!(world.events().is_empty());
+}
+
+#[tokio::test]
+async fn nobody_asks_on_for_a_redis_that_has_ended() {
+    let world = World::new().env("GATEWAY_REDIS_MASTER_ADDR", "");
+    let (script, broken, socket) = (world.path("redis"), world.path("broken"), world.path("run/redis.sock"));
+    fs::write(&script, format!("#!/bin/sh\n[ ! -e '{}' ] || exit 1\nexec redis-server \"$@\"\n", broken.display())).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let restarts = "quarantine_after = 4\nrestart_ceiling = \"10ms\"\nprobe_interval = \"1h\"";
+    let mut world = world.config(&format!("[supervisor]\nredis_server = '{}'\n{restarts}", script.display()));
+    let before = world.ready().await;
+    fs::write(&broken, "").unwrap();
+    send(instance(&before, "redis", 0).pid.unwrap(), Signal::SIGKILL);
+    world.until("quarantine", |status| instance(status, "redis", 0).state == "quarantined").await;
+    fs::remove_file(&socket).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    // Ten times the interval at which a starting one is asked.
+    assert!(timeout(Duration::from_millis(200), listener.accept()).await.is_err(), "somebody asks");
+    assert!(world.stop().await.success());
 }

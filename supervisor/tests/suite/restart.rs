@@ -1,6 +1,14 @@
 //! What happens to a child that dies, and to the others: nothing.
 
-use nix::sys::signal::Signal;
+use std::{
+    io::{Write as _, pipe},
+    process::Stdio,
+};
+
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::signal::Signal,
+};
 
 use crate::world::{World, instance, send};
 
@@ -89,5 +97,42 @@ async fn children_of_a_supervisor_that_was_killed_are_stopped_before_the_next_st
     let alive = world.alive();
     assert!(orphans.iter().all(|orphan| !alive.contains(orphan)), "{orphans:?} {alive:?}");
     assert!(world.read("stderr").contains("still runs without its supervisor"));
+    assert!(world.stop().await.success());
+}
+
+#[tokio::test]
+async fn sigterm_while_the_last_supervisor_s_children_are_stopped_starts_nothing() {
+    let mut world = World::new().config("[shutdown]\ntimeout = \"5m\"");
+    world.behave("edge", "deaf");
+    world.ready().await;
+    world.signal(Signal::SIGKILL);
+    world.ended().await;
+    let starts = |world: &World| world.read("stderr").matches("component starting").count();
+    let before = starts(&world);
+    world.start();
+    world.event("term edge-0").await;
+    assert_eq!(world.stop().await.code(), Some(0));
+    assert_eq!(starts(&world), before);
+}
+
+/// A pipe that takes nothing more; its reading end is to be kept.
+fn stuck() -> (impl Sized, Stdio) {
+    let (reader, mut writer) = pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while writer.write(&[b'.'; 4096]).is_ok() {}
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    (reader, writer.into())
+}
+
+#[tokio::test]
+async fn a_terminal_that_takes_no_more_lines_holds_nobody_up() {
+    let mut world = World::new();
+    let (_unread, stderr) = stuck();
+    let mut command = world.command();
+    command.stdout(Stdio::null()).stderr(stderr);
+    world.start_as_it_is(command);
+    let before = world.until("the suite is ready", |status| status.ready).await;
+    send(instance(&before, "edge", 0).pid.unwrap(), Signal::SIGKILL);
+    world.until("the edge is back", |status| status.ready && instance(status, "edge", 0).generation == 2).await;
     assert!(world.stop().await.success());
 }

@@ -87,8 +87,13 @@ impl World {
     /// The same, with what a test adds.
     pub fn start_with(&mut self, mut command: Command) {
         let open = |name: &str| fs::OpenOptions::new().create(true).append(true).open(self.path(name)).unwrap();
-        let child = command.stdout(open("stdout")).stderr(open("stderr")).spawn().unwrap();
-        self.supervisor = Some(child);
+        command.stdout(open("stdout")).stderr(open("stderr"));
+        self.start_as_it_is(command);
+    }
+
+    /// With stdout and stderr as they were set.
+    pub fn start_as_it_is(&mut self, mut command: Command) {
+        self.supervisor = Some(command.spawn().unwrap());
     }
 
     /// Starts and waits until all is ready.
