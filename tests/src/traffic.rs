@@ -19,7 +19,7 @@ use tokio::{
 use crate::{Device, EventStream, GatewayKey, Resp, Suite, suite::publish, wait};
 
 /// Each of several clients sends a command so often.
-const PACE: Duration = Duration::from_millis(15);
+const PACE: Duration = Duration::from_millis(8);
 /// An answer that takes longer is none.
 const PATIENCE: Duration = Duration::from_secs(10);
 

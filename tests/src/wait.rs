@@ -10,13 +10,23 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(15);
 
 /// Asks until there is an answer; fails the test after `within`.
-pub async fn within<T>(within: Duration, what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + within;
+pub async fn within<T>(within: Duration, what: &str, probe: impl AsyncFnMut() -> Option<T>) -> T {
+    until(Instant::now() + within, probe).await.unwrap_or_else(|| panic!("{what}: not within {within:?}"))
+}
+
+/// Asks until there is an answer or [`PATIENCE`] is over, for callers who have more to say about it.
+pub async fn eventually_or_not<T>(probe: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    until(Instant::now() + PATIENCE, probe).await
+}
+
+async fn until<T>(deadline: Instant, mut probe: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     loop {
         if let Some(found) = probe().await {
-            return found;
+            return Some(found);
         }
-        assert!(Instant::now() < deadline, "{what}: not within {within:?}");
+        if Instant::now() >= deadline {
+            return None;
+        }
         sleep(STEP).await;
     }
 }
