@@ -3,6 +3,7 @@
 use std::{error::Error as _, io, time::Duration};
 
 use gatehouse_chassis::{config::Problem, exit};
+use gatehouse_proto::status::code_name;
 use tonic::{Code, Status, metadata::KeyAndValueRef};
 
 /// Wrong command line, as clap has it; components use 64.
@@ -19,7 +20,7 @@ pub enum Failure {
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
     /// Somebody who was reached said no.
-    #[error("{}: {message}", name(*code))]
+    #[error("{}: {message}", code_name(*code))]
     Refused {
         /// Which no.
         code: Code,
@@ -97,7 +98,7 @@ impl Failure {
     pub fn code(&self) -> String {
         match self {
             Self::Failed(_) | Self::Said(_) | Self::NobodyReads => "failed".to_owned(),
-            Self::Refused { code, .. } => name(*code).to_lowercase(),
+            Self::Refused { code, .. } => code_name(*code).to_lowercase(),
             Self::Unreachable(_) => "unreachable".to_owned(),
             Self::Configuration(_) => "configuration".to_owned(),
             Self::Usage(_) => "usage".to_owned(),
@@ -107,29 +108,6 @@ impl Failure {
 
 fn lines(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-}
-
-/// A code's name as the gRPC specification writes it.
-pub const fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ mod trail;
 use std::sync::Arc;
 
 use gatehouse_chassis::{Process, audit::Recorder, ipc, redis::Redis};
-use gatehouse_sessions::{Sessions, Verifier};
+use gatehouse_sessions::{Sessions, Verifier, door};
 
 pub use config::Config;
 
@@ -39,7 +39,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let relay = relay::Relay { verifier, pushers: Arc::clone(&pushers), trail: trail.clone(), shutdown: shutdown.clone() };
     let dependencies = http::Dependencies { redis, auditor: ipc::channel(shared.local_socket("auditor", 0)), pushers };
     let public = http::Door::new(&config, dependencies, &trail, metrics, closing);
-    let gateway = gateway::router(&process, gateway::Door { commands, relay }).await?;
+    let gateway = door::router(&process, gateway::Door { commands, relay }).await?;
 
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);
     process.serve_local(|routes| routes)?;

@@ -9,13 +9,13 @@ use gatehouse_chassis::{
     connections::Peer,
     metrics::Metrics,
 };
-use gatehouse_proto::{audit::MAX_TEXT_BYTES, internal::v1::AuditRecord};
+use gatehouse_proto::{audit::MAX_TEXT_BYTES, internal::v1::AuditRecord, status::code_name};
 use gatehouse_sessions::Session;
 use http::{Extensions, HeaderMap, header::USER_AGENT};
 use prometheus::IntCounterVec;
 use tonic::{Code, Status};
 
-use crate::{config::Audit, metrics::code_name};
+use crate::config::Audit;
 
 /// Who asks, apart from who they say they are.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ pub mod merkle;
 pub mod raw;
 pub mod session;
 pub mod signing;
+pub mod status;
 pub mod stream;
 
 pub use generated::{FILE_DESCRIPTOR_SET, downstream, gateway, internal};

@@ -1,37 +1,24 @@
 //! The `push` socket: `gateway.v1.Gateway` for clients that come to a pusher without the hop through the edge. Same checks, same verdicts, same records.
 
-mod observe;
+use std::time::Instant;
 
-use std::{sync::Arc, time::Instant};
-
-use anyhow::Context as _;
 use gatehouse_chassis::{
-    Process,
+    Shutdown,
     audit::{NotRecorded, Recorder, record},
     connections::Peer,
 };
 use gatehouse_proto::{
-    FILE_DESCRIPTOR_SET,
     audit::MAX_TEXT_BYTES,
-    gateway::v1::{
-        ExecuteCommandRequest, ExecuteCommandResponse, SubscribeEventsRequest,
-        encoded::gateway_server::{Gateway, GatewayServer},
-    },
-    limits::MAX_MESSAGE_BYTES,
+    gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse, SubscribeEventsRequest, encoded::gateway_server::Gateway},
+    status::code_name,
 };
-use gatehouse_sessions::{Refusal, Session, Verifier};
-use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap, service::Routes};
-use tonic_health::ServingStatus;
-use tonic_reflection::server::Builder as Reflection;
+use gatehouse_sessions::{Refusal, Session, Verifier, verdict};
+use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
     attach::{Attach, Wanted},
     stream::EventStream,
 };
-use observe::{Observer, code_name, observe};
-
-/// The service's name in `grpc.health.v1`.
-const SERVICE: &str = "gateway.v1.Gateway";
 
 /// Serves clients directly.
 #[derive(Clone, Debug)]
@@ -39,6 +26,7 @@ pub struct Direct {
     attach: Attach,
     verifier: Verifier,
     recorder: Recorder,
+    shutdown: Shutdown,
 }
 
 /// Who asks, apart from who they say they are.
@@ -62,34 +50,15 @@ impl Caller {
 impl Direct {
     /// Serves nothing yet.
     #[must_use]
-    pub const fn new(attach: Attach, verifier: Verifier, recorder: Recorder) -> Self {
-        Self { attach, verifier, recorder }
-    }
-
-    /// The router of the `push` socket. Health says that it serves until the drain begins.
-    pub async fn router(self, process: &Process) -> anyhow::Result<axum::Router> {
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_service_status(SERVICE, ServingStatus::Serving).await;
-        let shutdown = process.shutdown().clone();
-        process.spawn("push-health", async move {
-            shutdown.draining().await;
-            for service in ["", SERVICE] {
-                health.set_service_status(service, ServingStatus::NotServing).await;
-            }
-        });
-        let reflection = || {
-            let health = tonic_health::pb::FILE_DESCRIPTOR_SET;
-            Reflection::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET).register_encoded_file_descriptor_set(health)
-        };
-        let routes = Routes::new(GatewayServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES))
-            .add_service(health_service)
-            .add_service(reflection().build_v1().context("build server reflection")?)
-            .add_service(reflection().build_v1alpha().context("build server reflection")?);
-        let observer = Arc::new(Observer::new(process));
-        Ok(routes.into_axum_router().layer(axum::middleware::from_fn_with_state(observer, observe)))
+    pub const fn new(attach: Attach, verifier: Verifier, recorder: Recorder, shutdown: Shutdown) -> Self {
+        Self { attach, verifier, recorder, shutdown }
     }
 
     async fn subscribe(&self, request: &SubscribeEventsRequest, caller: &Caller) -> Result<EventStream, Status> {
+        // Before the request id is reserved: the client comes back with the same one.
+        if self.shutdown.is_draining() {
+            return Err(verdict::shutting_down());
+        }
         let session = match self.verifier.subscribe(request).await {
             Ok(session) => session,
             Err(rejected) => {

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use gatehouse_chassis::{Process, audit::Recorder, redis::Redis};
 use gatehouse_proto::internal::v1::push_server::PushServer;
-use gatehouse_sessions::{Sessions, Verifier};
+use gatehouse_sessions::{Sessions, Verifier, door};
 use tokio::sync::oneshot;
 
 use archive::Archive;
@@ -68,8 +68,8 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         None => None,
         Some(listener) => {
             let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
-            let direct = Direct::new(attach.clone(), verifier, Recorder::open(&process, redis)?);
-            Some((listener, direct.router(&process).await?))
+            let direct = Direct::new(attach.clone(), verifier, Recorder::open(&process, redis)?, process.shutdown().clone());
+            Some((listener, door::router(&process, direct).await?))
         }
     };
     process.serve_local(|routes| routes.add_service(PushServer::new(attach)))?;

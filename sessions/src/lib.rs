@@ -1,9 +1,10 @@
 //! Device sessions as edge and pusher both need them: who may speak, and whether this request is theirs.
 //!
 //! [`Sessions`] answers who a session is, from a local cache that the session stream keeps fresh, or from Redis. [`Verifier`] decides on one request, in
-//! the contract's order. [`verdict`] holds what a client is told.
+//! the contract's order. [`verdict`] holds what a client is told, [`door`] the socket it comes to.
 
 mod config;
+pub mod door;
 mod feed;
 mod limits;
 mod replay;

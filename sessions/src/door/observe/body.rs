@@ -9,14 +9,14 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use gatehouse_chassis::Shutdown;
-use gatehouse_sessions::verdict;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use super::GrpcRequest;
+use crate::verdict;
 
 /// See the module's head.
-pub(crate) struct Observed {
+pub(super) struct Observed {
     body: Body,
     running: Option<GrpcRequest>,
     until: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -24,7 +24,7 @@ pub(crate) struct Observed {
 
 impl Observed {
     /// `until` ends the body with the shutdown verdict when the drain begins.
-    pub(crate) fn new(body: Body, running: GrpcRequest, until: Option<Shutdown>) -> Self {
+    pub(super) fn new(body: Body, running: GrpcRequest, until: Option<Shutdown>) -> Self {
         let until = until.map(|shutdown| Box::pin(async move { shutdown.draining().await }) as Pin<Box<dyn Future<Output = ()> + Send>>);
         Self { body, running: Some(running), until }
     }
