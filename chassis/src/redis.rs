@@ -143,6 +143,13 @@ impl Redis {
         self.run::<String>(&cmd("PING")).await.is_ok()
     }
 
+    /// Makes the shared connection anew if it is broken. That is seen only by a command, which fails of it; better one of ours than a client's.
+    async fn revive(&self) {
+        if !self.is_connected().await {
+            self.is_connected().await;
+        }
+    }
+
     /// Where a stream stands; one that does not exist stands at zero.
     pub async fn stream_info(&self, stream: &str) -> Result<StreamInfo, RedisError> {
         let mut connection = self.commands.clone();

@@ -90,6 +90,20 @@ async fn a_tail_goes_on_after_a_crash_without_gap_or_repeat() {
 }
 
 #[tokio::test]
+async fn once_a_tail_is_back_the_first_command_succeeds() {
+    let mut server = RedisServer::start();
+    let redis = connect(&server).await;
+    let mut tail = Tail::new(&redis, "s", StreamId::ZERO);
+    tail.next().await.unwrap();
+    server.kill9();
+    while tail.next().await.is_ok() {}
+    server.restart();
+    let back = async { while tail.next().await.is_err() {} };
+    tokio::time::timeout(PATIENCE, back).await.unwrap();
+    assert_eq!(redis.run::<String>(&cmd("PING")).await.unwrap(), "PONG", "no client's command finds out that the old connection is dead");
+}
+
+#[tokio::test]
 async fn the_horizon_moves_on_in_silence_and_never_passes_an_unread_entry() {
     let server = RedisServer::start();
     let redis = connect(&server).await;

@@ -1,6 +1,6 @@
 //! Follows a stream from a position on, without a group: every process sees every entry.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use gatehouse_proto::ids::StreamId;
@@ -10,7 +10,7 @@ use redis::{
     cmd, pipe,
 };
 
-use super::{Redis, RedisConfig, RedisError, StreamInfo};
+use super::{Redis, RedisError, StreamInfo};
 use crate::backoff::Backoff;
 
 /// How long one read waits for entries. Also how fresh the horizon of an idle stream is.
@@ -60,7 +60,7 @@ pub struct Batch {
 /// A reader of one stream, on a connection of its own. Reconnects with back-off.
 #[derive(Debug)]
 pub struct Tail {
-    config: Arc<RedisConfig>,
+    redis: Redis,
     stream: String,
     position: StreamId,
     horizon: StreamId,
@@ -79,7 +79,7 @@ impl Tail {
     #[must_use]
     pub fn new(redis: &Redis, stream: impl Into<String>, position: StreamId) -> Self {
         Self {
-            config: Arc::clone(&redis.config),
+            redis: redis.clone(),
             stream: stream.into(),
             position,
             horizon: position,
@@ -118,10 +118,11 @@ impl Tail {
         let fresh = self.connection.is_none();
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => super::dedicated(&self.config).await?,
+            None => self.redis.dedicated().await?,
         };
         if fresh {
             self.look_for_loss(&mut connection).await?;
+            self.redis.revive().await;
         }
         let mut read = pipe();
         read.cmd("TIME").cmd("XREAD").arg("COUNT").arg(self.count);
@@ -133,7 +134,7 @@ impl Tail {
             Some(key) => read.cmd("GET").arg(key),
             None => read.cmd("ECHO").arg(""),
         };
-        let bound = Duration::from_millis(BLOCK_MS) + self.config.command_timeout;
+        let bound = Duration::from_millis(BLOCK_MS) + self.redis.config.command_timeout;
         let answer = read.query_async::<(Value, Value, Value)>(&mut connection);
         let (time, streams, watched) = tokio::time::timeout(bound, answer).await.map_err(|_| RedisError::Timeout(bound))??;
         let entries = read_entries(streams).ok_or(RedisError::Unexpected("XREAD"))?;
@@ -158,7 +159,7 @@ impl Tail {
 
     /// A stream whose newest id is older than what was read from it is another stream. One whose entries behind what was read are gone has lost some.
     async fn look_for_loss(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let bound = self.config.command_timeout;
+        let bound = self.redis.config.command_timeout;
         let info = tokio::time::timeout(bound, stream_info(connection, &self.stream));
         let info = info.await.map_err(|_| RedisError::Timeout(bound))??;
         if info.last_generated < self.position {
