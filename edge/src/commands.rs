@@ -15,13 +15,13 @@ use gatehouse_proto::{
     keys::{Signer, sha256},
     signing::{self, PROTOCOL_VERSION},
 };
-use gatehouse_sessions::{Refusal, Session, Verifier, now_ms, verdict};
+use gatehouse_sessions::{Refusal, Session, Verifier, door::Caller, now_ms, verdict};
 use tonic::{Code, Status};
 
 use crate::{
     closing::Closing,
     config::{Audit, Config, Protocol},
-    trail::{self, Act, Caller, Outcome, Trail},
+    trail::{self, Act, Outcome, Trail},
 };
 use downstream::{Downstream, Outcomes};
 pub(crate) use finish::to_the_end;

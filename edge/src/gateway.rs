@@ -10,9 +10,10 @@ use gatehouse_proto::{
     gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse, SubscribeEventsRequest, encoded::gateway_server::Gateway},
     limits::MAX_TRACEPARENT_BYTES,
 };
+use gatehouse_sessions::door::Caller;
 use tonic::{Request, Response, Status};
 
-use crate::{commands::Commands, relay::Relay, trail::Caller};
+use crate::{commands::Commands, relay::Relay};
 
 /// What the authenticated listener serves.
 #[derive(Debug)]

@@ -13,13 +13,13 @@ use bytes::Bytes;
 use futures_util::Stream;
 use gatehouse_chassis::{Shutdown, backoff::spread};
 use gatehouse_proto::{gateway::v1::SubscribeEventsRequest, ids::StreamId, internal::v1::AttachRequest};
-use gatehouse_sessions::{Session, Verifier, verdict};
+use gatehouse_sessions::{Session, Verifier, door::Caller, verdict};
 use tonic::{Code, Status};
 
 use crate::{
     commands::outcome_of,
     config::Audit,
-    trail::{self, Act, Caller, Outcome, Trail},
+    trail::{self, Act, Outcome, Trail},
 };
 pub(crate) use attach::{Pushers, RelayMetrics};
 use stream::Relayed;

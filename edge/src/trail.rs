@@ -2,51 +2,16 @@
 //!
 //! Only who has proven to be somebody is recorded: a flood of strangers must not fill the trail.
 
-use std::{net::SocketAddr, time::Instant};
-
 use gatehouse_chassis::{
     audit::{NotRecorded, Recorder, record},
-    connections::Peer,
     metrics::Metrics,
 };
-use gatehouse_proto::{audit::MAX_TEXT_BYTES, internal::v1::AuditRecord, status::code_name};
-use gatehouse_sessions::Session;
-use http::{Extensions, HeaderMap, header::USER_AGENT};
+use gatehouse_proto::{internal::v1::AuditRecord, status::code_name};
+use gatehouse_sessions::{Session, door::Caller};
 use prometheus::IntCounterVec;
 use tonic::{Code, Status};
 
 use crate::config::Audit;
-
-/// Who asks, apart from who they say they are.
-#[derive(Clone, Debug)]
-pub(crate) struct Caller {
-    ip: Option<String>,
-    user_agent: Option<String>,
-    /// When the request had been read.
-    pub(crate) since: Instant,
-}
-
-impl Caller {
-    pub(crate) fn of(extensions: &Extensions, headers: &HeaderMap) -> Self {
-        let peer = extensions.get::<Peer>().and_then(|peer| peer.0);
-        let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
-        // Visible ASCII, so that every cut is between characters.
-        let agent = agent.map(|agent| agent[..agent.len().min(MAX_TEXT_BYTES)].to_owned());
-        Self { ip: peer.map(ip), user_agent: agent, since: Instant::now() }
-    }
-
-    /// Fills in what every record of this request has.
-    fn sign(&self, record: &mut AuditRecord) {
-        record.ip_address.clone_from(&self.ip);
-        record.user_agent.clone_from(&self.user_agent);
-        record.latency_ms = Some(i64::try_from(self.since.elapsed().as_millis()).unwrap_or(i64::MAX));
-    }
-}
-
-/// The peer's address; an IPv4 one as such, although the socket is of both families.
-pub(crate) fn ip(peer: SocketAddr) -> String {
-    peer.ip().to_canonical().to_string()
-}
 
 /// One thing that somebody did or tried.
 #[derive(Clone, Copy, Debug)]

@@ -1,19 +1,15 @@
 //! The `push` socket: `gateway.v1.Gateway` for clients that come to a pusher without the hop through the edge. Same checks, same verdicts, same records.
 
-use std::time::Instant;
-
 use gatehouse_chassis::{
     Shutdown,
     audit::{NotRecorded, Recorder, record},
-    connections::Peer,
 };
 use gatehouse_proto::{
-    audit::MAX_TEXT_BYTES,
     gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse, SubscribeEventsRequest, encoded::gateway_server::Gateway},
     status::code_name,
 };
-use gatehouse_sessions::{Refusal, Session, Verifier, verdict};
-use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap};
+use gatehouse_sessions::{Refusal, Session, Verifier, door::Caller, verdict};
+use tonic::{Code, Request, Response, Status};
 
 use crate::{
     attach::{Attach, Wanted},
@@ -27,24 +23,6 @@ pub struct Direct {
     verifier: Verifier,
     recorder: Recorder,
     shutdown: Shutdown,
-}
-
-/// Who asks, apart from who they say they are.
-#[derive(Debug)]
-struct Caller {
-    ip: Option<String>,
-    user_agent: Option<String>,
-    since: Instant,
-}
-
-impl Caller {
-    fn of(extensions: &Extensions, metadata: &MetadataMap) -> Self {
-        let peer = extensions.get::<Peer>().and_then(|peer| peer.0);
-        // Visible ASCII, so that every cut is between characters.
-        let agent = metadata.get("user-agent").and_then(|agent| agent.to_str().ok());
-        let user_agent = agent.map(|agent| agent[..agent.len().min(MAX_TEXT_BYTES)].to_owned());
-        Self { ip: peer.map(|peer| peer.ip().to_canonical().to_string()), user_agent, since: Instant::now() }
-    }
 }
 
 impl Direct {
@@ -96,9 +74,7 @@ impl Direct {
         record.device_session_id = Some(session.device_session_id().to_owned());
         record.request_id = Some(request.request_id.clone());
         record.grpc_code = Some(code_name(code).to_owned());
-        record.ip_address.clone_from(&caller.ip);
-        record.user_agent.clone_from(&caller.user_agent);
-        record.latency_ms = Some(i64::try_from(caller.since.elapsed().as_millis()).unwrap_or(i64::MAX));
+        caller.sign(&mut record);
         self.recorder.write(record).await.map_err(|NotRecorded| Status::unavailable("audit trail is unavailable"))
     }
 }
@@ -112,7 +88,8 @@ impl Gateway for Direct {
     type SubscribeEventsStream = EventStream;
 
     async fn subscribe_events(&self, request: Request<SubscribeEventsRequest>) -> Result<Response<EventStream>, Status> {
-        let caller = Caller::of(request.extensions(), request.metadata());
-        self.subscribe(request.get_ref(), &caller).await.map(Response::new)
+        let (metadata, extensions, subscribe) = request.into_parts();
+        let caller = Caller::of(&extensions, &metadata.into_headers());
+        self.subscribe(&subscribe, &caller).await.map(Response::new)
     }
 }

@@ -1,5 +1,6 @@
 //! The door that clients come to with gRPC, the same on the edge's socket and on the pushers' own: limits, health, reflection, and what is counted.
 
+mod caller;
 mod observe;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_reflection::server::Builder as Reflection;
 
+pub use caller::{Caller, ip};
 use observe::{GrpcObserver, observe_grpc};
 
 /// The service's name in `grpc.health.v1`.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::trail::ip;
+use gatehouse_sessions::door::ip;
 
 /// Headers of the hop, whether `Connection` names them or not. `Expect` is answered here; `Trailer` promises what HTTP/1 drops without `TE`.
 const OF_THE_HOP: [HeaderName; 8] = [

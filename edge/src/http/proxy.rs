@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::{body::Body, extract::Request, response::Response};
 use gatehouse_chassis::connections::Peer;
+use gatehouse_sessions::door::Caller;
 use http::{HeaderValue, StatusCode, Uri, Version, request::Parts, uri::PathAndQuery};
 
 use super::{
@@ -16,7 +17,7 @@ use crate::{
     closing::Closing,
     commands::to_the_end,
     config::{AUTH_PREFIX, Audit, Backend, Config, Protocol},
-    trail::{Act, Caller, Outcome, Trail},
+    trail::{Act, Outcome, Trail},
 };
 
 /// The routes with their backends.
