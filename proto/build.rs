@@ -25,7 +25,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let public = protox::compile(["gateway.proto"], ["proto"])?;
     fs::write(out.join("gateway.bin"), public.encode_to_vec())?;
 
-    tonic_prost_build::configure().bytes(".gateway.v1").bytes(".gateway.downstream.v1").build_transport(false).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".gateway.v1")
+        .bytes(".gateway.downstream.v1")
+        .build_transport(false)
+        // An older process answers UNIMPLEMENTED to what a newer one asks; a service that leaves a method out does the same.
+        .generate_default_stubs(true)
+        .compile_fds(descriptors)?;
 
     // Event streams once more with encoded bytes in place of messages: an event is encoded once for all streams.
     let server = "crate::raw::EncodedServerCodec";

@@ -272,7 +272,13 @@ impl Suite {
         let instances: Vec<_> = self.slots.iter().map(Slot::status).collect();
         let draining = matches!(self.phase, Phase::Draining { .. });
         let line = summary(&instances);
-        let status = StatusResponse { ready: ready && !draining, draining, instances, listeners: self.launcher.sockets().listed() };
+        let status = StatusResponse {
+            ready: ready && !draining,
+            draining,
+            instances,
+            listeners: self.launcher.sockets().listed(),
+            ..StatusResponse::default()
+        };
         let started = self.slots.iter().map(Slot::started).collect();
         let changed = self.publish.send_if_modified(|snapshot| {
             let changed = snapshot.status != status || snapshot.started != started;

@@ -53,7 +53,13 @@ impl Supervisor for Overseer {
     async fn status(&self, _: tonic::Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let instance = InstanceStatus { component: "edge".into(), state: "ready".into(), pid: Some(7), ..InstanceStatus::default() };
         let listener = Listener { name: "http".into(), address: "[::]:8080".into() };
-        Ok(Response::new(StatusResponse { ready: true, draining: false, instances: vec![instance], listeners: vec![listener] }))
+        Ok(Response::new(StatusResponse {
+            ready: true,
+            draining: false,
+            instances: vec![instance],
+            listeners: vec![listener],
+            ..StatusResponse::default()
+        }))
     }
 }
 

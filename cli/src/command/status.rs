@@ -80,7 +80,7 @@ impl Instance {
 
 impl From<StatusResponse> for Suite {
     fn from(status: StatusResponse) -> Self {
-        let StatusResponse { ready, draining, instances, listeners } = status;
+        let StatusResponse { ready, draining, instances, listeners, .. } = status;
         let listeners = listeners.into_iter().map(|listener| Listener { name: listener.name, address: listener.address });
         Self { ready, draining, instances: instances.into_iter().map(Instance::from).collect(), listeners: listeners.collect() }
     }
@@ -88,7 +88,7 @@ impl From<StatusResponse> for Suite {
 
 impl From<InstanceStatus> for Instance {
     fn from(status: InstanceStatus) -> Self {
-        let InstanceStatus { component, instance, generation, state, pid, uptime_ms, restarts, last_exit, detail } = status;
+        let InstanceStatus { component, instance, generation, state, pid, uptime_ms, restarts, last_exit, detail, .. } = status;
         let present = |text: String| (!text.is_empty()).then_some(text);
         let (last_exit, detail) = (present(last_exit), present(detail));
         Self { component, instance, generation, state, pid, uptime_ms, restarts, last_exit, detail }

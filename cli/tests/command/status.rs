@@ -39,7 +39,7 @@ fn suite() -> StatusResponse {
         ..InstanceStatus::default()
     };
     let listener = Listener { name: "http".into(), address: "[::]:8080".into() };
-    StatusResponse { ready: false, draining: false, instances: vec![edge, pusher], listeners: vec![listener] }
+    StatusResponse { ready: false, draining: false, instances: vec![edge, pusher], listeners: vec![listener], ..StatusResponse::default() }
 }
 
 #[tokio::test]

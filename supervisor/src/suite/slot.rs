@@ -155,6 +155,7 @@ impl Slot {
             restarts: self.machine.spawns().saturating_sub(1),
             last_exit: self.last_exit.as_ref().map(ToString::to_string).unwrap_or_default(),
             detail: self.detail(),
+            build: String::new(),
         }
     }
 }
