@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::CString,
     future::Future,
     io::Write as _,
     path::{Path, PathBuf},
@@ -22,7 +23,7 @@ use crate::{
     config::{Config, Problem, Reader, Shared, Source},
     exit,
     outlet::Outlet,
-    sockets::Inherited,
+    sockets::{self, Inherited},
     telemetry,
 };
 
@@ -101,11 +102,13 @@ impl<C: Config> Boot<C> {
     where
         F: Future<Output = anyhow::Result<()>>,
     {
+        set_name(self.name);
         let arguments = match self.arguments() {
             Ok(arguments) => arguments,
             Err(code) => return code,
         };
         // Nothing else has opened a descriptor yet.
+        sockets::keep_lane();
         let inherited = match Inherited::from_env() {
             Ok(inherited) => inherited,
             Err(error) => {
@@ -242,6 +245,14 @@ pub fn read<C: Config>(path: Option<&Path>) -> Result<(Shared, C), Vec<Problem>>
     match (shared, config) {
         (Some(shared), Some(config)) if problems.is_empty() => Ok((shared, config)),
         _ => Err(problems),
+    }
+}
+
+/// Who was executed by descriptor would be called by its number in `ps -o comm` and `top`.
+fn set_name(component: &str) {
+    if let Ok(name) = CString::new(format!("gatehouse-{component}")) {
+        // A process without its name does its work as well.
+        let _unnamed = nix::sys::prctl::set_name(&name);
     }
 }
 
