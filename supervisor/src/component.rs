@@ -23,6 +23,8 @@ pub(crate) const DRAIN_STAGES: [&[Component]; 4] =
     [&[Component::Edge, Component::Pusher], &[Component::Auditor], &[Component::Admin], &[Component::Redis]];
 
 impl Component {
+    /// Every kind.
+    pub(crate) const ALL: [Self; 5] = [Self::Redis, Self::Auditor, Self::Pusher, Self::Edge, Self::Admin];
     /// Every kind that is a binary of ours.
     pub(crate) const OURS: [Self; 4] = [Self::Auditor, Self::Pusher, Self::Edge, Self::Admin];
 
@@ -35,6 +37,11 @@ impl Component {
             Self::Edge => "edge",
             Self::Admin => "admin",
         }
+    }
+
+    /// The component of that name.
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|component| component.name() == name)
     }
 
     /// Who must be ready before it is first started. Later losses are tolerated: whoever is left reconnects.

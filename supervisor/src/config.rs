@@ -1,4 +1,6 @@
-//! `[listen]` and `[supervisor]`.
+//! `[listen]`, `[supervisor]` and `[limits.<component>]`.
+
+mod limits;
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -8,7 +10,8 @@ use std::{
 
 use gatehouse_chassis::config::{self, DEFAULT_PATH, ListenAddr, Reader};
 
-use crate::child::Policy;
+use crate::{child::Policy, component::Component};
+pub use limits::Limits;
 
 /// The supervisor's own configuration.
 #[derive(Clone, Debug)]
@@ -23,6 +26,8 @@ pub struct Config {
     pub redis_server: PathBuf,
     /// `[supervisor] ready_timeout`, `restart_ceiling`, `stable_after`, `quarantine_after`, `probe_interval`.
     pub restarts: Restarts,
+    /// `[limits.<component>]`, by component.
+    pub limits: Vec<(&'static str, Limits)>,
 }
 
 /// When a child is restarted.
@@ -77,7 +82,15 @@ impl config::Config for Config {
             probe_interval: section.key("probe_interval").duration(Duration::from_mins(1)),
         };
         section.finish();
-        Some(Self { path, listen, start_timeout, redis_server, restarts })
+        let limits = limits::read(reader);
+        Some(Self { path, listen, start_timeout, redis_server, restarts, limits })
+    }
+}
+
+impl Config {
+    /// What each process of that component may use.
+    pub(crate) fn limits_of(&self, component: Component) -> Limits {
+        self.limits.iter().find(|(name, _)| *name == component.name()).map(|(_, limits)| *limits).unwrap_or_default()
     }
 }
 

@@ -17,7 +17,6 @@ mod config;
 mod control;
 mod metrics;
 mod notify;
-mod orphans;
 mod preflight;
 mod premises;
 mod redis;
@@ -26,14 +25,22 @@ mod suite;
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
+use futures_util::future::join_all;
 use gatehouse_chassis::{Process, exit::Fatal};
 
-pub use config::Config;
+pub use config::{Config, Limits};
 pub use preflight::preflight;
 pub use suite::drain_budget;
 
 use crate::{
-    child::Launcher, control::Control, metrics::SuiteMetrics, notify::Notifications, orphans::Roster, premises::Premises, sockets::Sockets,
+    binaries::Binaries,
+    child::{Lanes, Launcher, adopt},
+    control::Control,
+    metrics::SuiteMetrics,
+    notify::Notifications,
+    premises::Premises,
+    sockets::Sockets,
     suite::Suite,
 };
 
@@ -42,12 +49,15 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     // open: what must be ours alone before anything is touched
     let shared = Arc::clone(process.shared());
     let premises = Premises::open(&shared)?;
-    let roster = Roster::open(&shared.state_dir);
-    roster.end_orphans(&shared, process.shutdown()).await;
-    if process.shutdown().is_draining() {
+    let lanes = Lanes::open(&shared.runtime_dir).context("make the directory of the lanes")?;
+    let left = adopt::find(&lanes);
+    let endings = left.iter().map(|found| adopt::end(&lanes, found, shared.budgets.of(found.component.name())));
+    tokio::select! {
+        _ = join_all(endings) => {}
         // Some of them may still hold our ports; the next start ends them.
-        return Ok(());
+        () = process.shutdown().draining() => return Ok(()),
     }
+    let binaries = Binaries::pin(&binaries::directory()?).map_err(Fatal::config)?;
 
     // build
     let redis = shared.redis.embedded.then(|| redis::Embedded::open(&shared, &config.redis_server)).transpose()?;
@@ -62,8 +72,8 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
 
     // run
-    let launcher = Launcher::new(&config, &shared, sockets, redis, notifications.path().to_owned());
-    let ended = Suite::new(process.clone(), config, launcher, notifications, roster, metrics, status).run().await;
+    let launcher = Launcher::new(&config, &shared, binaries, lanes, sockets, redis, notifications.path().to_owned());
+    let ended = Suite::new(process.clone(), config, launcher, notifications, metrics, status).run().await;
     drop(premises);
     ended
 }

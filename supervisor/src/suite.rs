@@ -21,12 +21,11 @@ pub use drain::drain_budget;
 
 use crate::{
     Config,
-    child::{Action, Event, Exit, Launcher, State},
+    child::{Action, Ended, Event, Exit, Launcher, State},
     component::{Component, roll},
     control::{Snapshot, millis, summary},
     metrics::SuiteMetrics,
     notify::{Notifications, Word},
-    orphans::Roster,
 };
 use slot::Slot;
 
@@ -36,11 +35,10 @@ pub(crate) struct Suite {
     config: Config,
     launcher: Launcher,
     notifications: Notifications,
-    roster: Roster,
     metrics: SuiteMetrics,
     publish: watch::Sender<Snapshot>,
     slots: Vec<Slot>,
-    exits: FuturesUnordered<LocalBoxFuture<'static, (usize, Exit)>>,
+    exits: FuturesUnordered<LocalBoxFuture<'static, (usize, Ended)>>,
     /// Of the embedded Redis, which cannot notify: resolves when it answers. Dropped with its process, for nobody else may answer in its place.
     answers: FuturesUnordered<LocalBoxFuture<'static, usize>>,
     phase: Phase,
@@ -60,7 +58,7 @@ enum Phase {
 
 /// What woke the task.
 enum Wake {
-    Exited(usize, Exit),
+    Exited(usize, Ended),
     Answered(usize),
     Said(u32, Vec<Word>),
     Time,
@@ -75,7 +73,6 @@ impl Suite {
         config: Config,
         launcher: Launcher,
         notifications: Notifications,
-        roster: Roster,
         metrics: SuiteMetrics,
         publish: watch::Sender<Snapshot>,
     ) -> Self {
@@ -91,7 +88,6 @@ impl Suite {
             config,
             launcher,
             notifications,
-            roster,
             metrics,
             publish,
             slots,
@@ -110,7 +106,7 @@ impl Suite {
         self.settle().await;
         while !self.is_over() {
             match self.wake().await {
-                Wake::Exited(i, exit) => self.exited(i, exit),
+                Wake::Exited(i, ended) => self.exited(i, ended),
                 Wake::Answered(i) => self.step(i, Event::Ready),
                 Wake::Said(pid, words) => self.said(pid, &words),
                 Wake::Time => self.tick(),
@@ -128,7 +124,7 @@ impl Suite {
         let shutdown = self.process.shutdown().clone();
         let draining = matches!(self.phase, Phase::Draining { .. });
         tokio::select! {
-            Some((i, exit)) = self.exits.next() => Wake::Exited(i, exit),
+            Some((i, ended)) = self.exits.next() => Wake::Exited(i, ended),
             Some(i) = self.answers.next() => Wake::Answered(i),
             said = self.notifications.next() => said.map_or_else(|error| {
                 tracing::warn!(%error, "a notification cannot be read");
@@ -197,33 +193,30 @@ impl Suite {
         if let Some(exit) = &slot.last_exit {
             self.metrics.restarted(component, instance, exit.reason());
         }
-        let (launched, ended) = match self.launcher.launch(component, instance, &slot.tail) {
+        let (launched, ended) = match self.launcher.launch(component, instance, generation, &slot.tail) {
             Ok(launched) => launched,
             Err(error) => {
                 // Through the queue like any other end: a machine is not entered twice.
-                let exit = Exit::NotStarted(error.to_string());
-                self.exits.push(std::future::ready((i, exit)).boxed_local());
+                let ended = Ended { exit: Exit::NotStarted(error.to_string()), peak_rss_bytes: 0 };
+                self.exits.push(std::future::ready((i, ended)).boxed_local());
                 return;
             }
         };
-        tracing::info!(component = component.name(), instance, generation, child.pid = launched.pid, "component starting");
-        self.roster.started(component.name(), instance, launched.pid);
+        let (child, build, lane) = (launched.pid, &launched.build, launched.lane.as_deref().unwrap_or_default());
+        tracing::info!(component = component.name(), instance, generation, child.pid = child, build, lane, "component starting");
         slot.run(launched);
-        self.exits.push(ended.map(move |exit| (i, exit)).boxed_local());
+        self.exits.push(ended.map(move |ended| (i, ended)).boxed_local());
         if let (Component::Redis, Some(redis)) = (component, self.launcher.redis()) {
             self.answers.push(redis.answers().map(move |()| i).boxed_local());
         }
     }
 
-    fn exited(&mut self, i: usize, exit: Exit) {
+    fn exited(&mut self, i: usize, Ended { exit, peak_rss_bytes }: Ended) {
         let now = Instant::now();
         let slot = &mut self.slots[i];
-        let (exit, pid, uptime) = slot.ended(exit, now);
+        let (exit, uptime) = slot.ended(exit, now);
         if let Some(stopped) = &slot.stopped {
             self.metrics.stopped(slot.component, slot.instance, stopped.outcome.label(), stopped.took);
-        }
-        if let Some(pid) = pid {
-            self.roster.ended(pid);
         }
         if slot.component == Component::Redis {
             self.answers.clear();
@@ -236,11 +229,11 @@ impl Suite {
         let (component, instance, next) = (slot.component.name(), slot.instance, slot.machine.label());
         let uptime_ms = millis(uptime);
         match slot.machine.state() {
-            State::Stopped => tracing::debug!(component, instance, exit = %exit, uptime_ms, "component ended"),
+            State::Stopped => tracing::debug!(component, instance, exit = %exit, uptime_ms, peak_rss_bytes, "component ended"),
             State::Quarantined { .. } => {
                 tracing::error!(component, instance, exit = %exit, uptime_ms, reason = slot.detail(), "component quarantined");
             }
-            _ => tracing::warn!(component, instance, exit = %exit, uptime_ms, next, "component exited"),
+            _ => tracing::warn!(component, instance, exit = %exit, uptime_ms, peak_rss_bytes, next, "component exited"),
         }
     }
 

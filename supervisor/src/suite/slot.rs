@@ -31,7 +31,6 @@ pub(crate) struct Slot {
 #[derive(Debug)]
 struct Running {
     launched: Launched,
-    since: Instant,
     asked: Option<Instant>,
     killed: bool,
     /// Killed because it was not ready in time.
@@ -62,7 +61,7 @@ impl Slot {
 
     /// Since when it runs.
     pub(crate) fn started(&self) -> Option<Instant> {
-        self.running.as_ref().map(|running| running.since)
+        self.running.as_ref().map(|running| running.launched.since)
     }
 
     /// For how long it runs.
@@ -72,7 +71,7 @@ impl Slot {
 
     /// A process runs from now on.
     pub(crate) fn run(&mut self, launched: Launched) {
-        self.running = Some(Running { launched, since: Instant::now(), asked: None, killed: false, too_slow: false });
+        self.running = Some(Running { launched, asked: None, killed: false, too_slow: false });
     }
 
     /// Remembers why a signal goes out.
@@ -107,9 +106,9 @@ impl Slot {
         }
     }
 
-    /// Its process has ended: how, which, and after how long.
-    pub(crate) fn ended(&mut self, exit: Exit, now: Instant) -> (Exit, Option<u32>, Duration) {
-        let (pid, uptime) = (self.pid(), self.uptime(now));
+    /// Its process has ended: how, and after how long.
+    pub(crate) fn ended(&mut self, exit: Exit, now: Instant) -> (Exit, Duration) {
+        let uptime = self.uptime(now);
         let running = self.running.take();
         let exit = if running.as_ref().is_some_and(|running| running.too_slow) { Exit::StartTimeout } else { exit };
         if let Some(Running { asked: Some(asked), killed, .. }) = running {
@@ -119,7 +118,7 @@ impl Slot {
         }
         self.last_exit = Some(exit.clone());
         self.last_words = self.tail.last_words();
-        (exit, pid, uptime)
+        (exit, uptime)
     }
 
     /// Why it is not ready, in words.
@@ -147,7 +146,7 @@ impl Slot {
         InstanceStatus {
             component: self.component.name().to_owned(),
             instance: self.instance,
-            generation: self.machine.spawns(),
+            generation: self.running.as_ref().map_or(self.machine.spawns(), |running| running.launched.generation),
             state: self.machine.label().to_owned(),
             pid: self.pid(),
             // That of the moment of the question: the control socket fills it in.
@@ -155,7 +154,7 @@ impl Slot {
             restarts: self.machine.spawns().saturating_sub(1),
             last_exit: self.last_exit.as_ref().map(ToString::to_string).unwrap_or_default(),
             detail: self.detail(),
-            build: String::new(),
+            build: self.running.as_ref().map(|running| running.launched.build.clone()).unwrap_or_default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A component that does as it is told by files: what a child of the supervisor can do, and nothing else.
 //!
-//! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `deaf` to SIGTERM, `code=CODE` after SIGTERM.
+//! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `deaf` to SIGTERM, `code=CODE` after SIGTERM, `fork` starts
+//! a process in a session of its own.
 //! `{dir}/{component}.check` holds what `--check` prints before it exits 78. What happens is appended to `{dir}/events`.
 
 use std::{
@@ -39,11 +40,12 @@ async fn component() {
     let (Ok(component), Ok(dir)) = (env::var("FAKE_COMPONENT"), env::var("FAKE_DIR")) else { return };
     let dir = PathBuf::from(dir);
     let instance = env::var("GATEWAY_INSTANCE").unwrap();
-    let say = |what: &str| {
+    let say_of = |what: &str, pid: u32| {
         let mut events = fs::OpenOptions::new().create(true).append(true).open(dir.join("events")).unwrap();
         // One write: many processes append.
-        events.write_all(format!("{what} {component}-{instance} {}\n", process::id()).as_bytes()).unwrap();
+        events.write_all(format!("{what} {component}-{instance} {pid}\n").as_bytes()).unwrap();
     };
+    let say = |what: &str| say_of(what, process::id());
     let behaviour = fs::read_to_string(dir.join(format!("{component}.behaviour"))).unwrap_or_default();
     let told = |word: &str| behaviour.split_whitespace().find_map(|told| told.strip_prefix(word)).map(ToOwned::to_owned);
     let mut term = signal(SignalKind::terminate()).unwrap();
@@ -54,6 +56,10 @@ async fn component() {
     if let Some(code) = told("exit=") {
         eprintln!(r#"{{"level":"ERROR","message":"{component} cannot go on"}}"#);
         process::exit(code.parse().unwrap());
+    }
+    if told("fork").is_some() {
+        let fork = tokio::process::Command::new("setsid").args(["sleep", "600"]).stdin(process::Stdio::null()).spawn().unwrap();
+        say_of("fork", fork.id().unwrap());
     }
     if told("silent").is_none() {
         say("ready");

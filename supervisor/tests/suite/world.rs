@@ -154,6 +154,11 @@ impl World {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
+    /// The supervisor's pid.
+    pub fn supervisor(&self) -> u32 {
+        self.supervisor.as_ref().unwrap().id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         send(self.supervisor.as_ref().unwrap().id(), signal);
     }
