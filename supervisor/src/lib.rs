@@ -33,15 +33,15 @@ pub use preflight::preflight;
 pub use suite::drain_budget;
 
 use crate::{
-    child::Launcher, control::Control, metrics::SuiteMetrics, notify::Notifications, orphans::Roster, premises::Premises, sockets::Sockets,
-    suite::Suite,
+    child::Launcher, component::roll, control::Control, metrics::SuiteMetrics, notify::Notifications, orphans::Roster, premises::Premises,
+    sockets::Sockets, suite::Suite,
 };
 
 /// The supervisor, from the lock on its directories to the report of the drain.
 pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     // open: what must be ours alone before anything is touched
     let shared = Arc::clone(process.shared());
-    let premises = Premises::open(&shared)?;
+    let premises = process.inherited(|inherited| Premises::open(&shared, inherited))?;
     let roster = Roster::open(&shared.state_dir);
     roster.end_orphans(&shared, process.shutdown()).await;
     if process.shutdown().is_draining() {
@@ -55,9 +55,11 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let (control, status) = Control::new();
 
     // bind
-    let sockets = process.inherited(|inherited| Sockets::bind(&config.listen, &shared, inherited)).map_err(Fatal::config)?;
+    // Nobody is left of those that a dead supervisor had started: they were stopped above.
+    let opened = process.inherited(|inherited| Sockets::open(&config.listen, &shared, &roll(&shared), inherited, &[]));
+    let sockets = opened.map_err(Fatal::from)?;
     let notifications = Notifications::bind(&shared.runtime_dir)?;
-    let control_socket = premises.bind_control()?;
+    let control_socket = sockets.control()?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
 

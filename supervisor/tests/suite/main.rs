@@ -9,4 +9,6 @@ mod redis;
 mod refuse;
 mod restart;
 mod start;
+mod store;
+mod systemd;
 mod world;
