@@ -21,6 +21,7 @@ mod orphans;
 mod preflight;
 mod premises;
 mod redis;
+mod reexec;
 mod sockets;
 mod suite;
 
