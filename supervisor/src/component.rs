@@ -37,6 +37,11 @@ impl Component {
         }
     }
 
+    /// The component of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::OURS.into_iter().chain([Self::Redis]).find(|component| component.name() == name)
+    }
+
     /// Who must be ready before it is first started. Later losses are tolerated: whoever is left reconnects.
     pub(crate) const fn needs(self) -> &'static [Self] {
         match self {

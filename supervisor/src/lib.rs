@@ -10,6 +10,7 @@
 //!
 //! Everything that listens is bound here once and lent to each generation of a child by `LISTEN_FDS`, so that a dead child means a queue, not a refusal.
 
+mod audit;
 mod binaries;
 mod child;
 mod component;
@@ -52,18 +53,18 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     // build
     let redis = shared.redis.embedded.then(|| redis::Embedded::open(&shared, &config.redis_server)).transpose()?;
     let metrics = SuiteMetrics::new(process.metrics(), &shared);
-    let (control, status) = Control::new();
 
     // bind
     let sockets = process.inherited(|inherited| Sockets::bind(&config.listen, &shared, inherited)).map_err(Fatal::config)?;
     let notifications = Notifications::bind(&shared.runtime_dir)?;
     let control_socket = premises.bind_control()?;
+    let (control, ends) = Control::open(&process, &config.access, &premises::control_socket(&shared))?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
 
     // run
     let launcher = Launcher::new(&config, &shared, sockets, redis, notifications.path().to_owned());
-    let ended = Suite::new(process.clone(), config, launcher, notifications, roster, metrics, status).run().await;
+    let ended = Suite::new(process.clone(), config, launcher, notifications, roster, metrics, ends.snapshot).run().await;
     drop(premises);
     ended
 }
