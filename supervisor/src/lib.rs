@@ -10,6 +10,7 @@
 //!
 //! Everything that listens is bound here once and lent to each generation of a child by `LISTEN_FDS`, so that a dead child means a queue, not a refusal.
 
+mod audit;
 mod binaries;
 mod child;
 mod component;
@@ -21,6 +22,7 @@ mod preflight;
 mod premises;
 mod redis;
 mod sockets;
+mod state;
 mod suite;
 
 use std::sync::Arc;
@@ -36,19 +38,21 @@ pub use suite::drain_budget;
 use crate::{
     binaries::Binaries,
     child::{Lanes, Launcher, adopt},
+    component::{Component, roll},
     control::Control,
     metrics::SuiteMetrics,
     notify::Notifications,
     premises::Premises,
     sockets::Sockets,
-    suite::Suite,
+    state::StateFile,
+    suite::{Parts, Suite},
 };
 
 /// The supervisor, from the lock on its directories to the report of the drain.
 pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     // open: what must be ours alone before anything is touched
     let shared = Arc::clone(process.shared());
-    let premises = Premises::open(&shared)?;
+    let premises = process.inherited(|inherited| Premises::open(&shared, inherited))?;
     let lanes = Lanes::open(&shared.runtime_dir).context("make the directory of the lanes")?;
     let left = adopt::find(&lanes);
     let endings = left.iter().map(|found| adopt::end(&lanes, found, shared.budgets.of(found.component.name())));
@@ -58,22 +62,25 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         () = process.shutdown().draining() => return Ok(()),
     }
     let binaries = Binaries::pin(&binaries::directory()?).map_err(Fatal::config)?;
+    let metrics = SuiteMetrics::new(process.metrics());
+    let state = StateFile::open(&shared.state_dir, metrics.state_failures.clone());
+    let slots = roll(&shared, state.pushers(shared.instances(Component::Pusher.name())));
 
     // build
     let redis = shared.redis.embedded.then(|| redis::Embedded::open(&shared, &config.redis_server)).transpose()?;
-    let metrics = SuiteMetrics::new(process.metrics(), &shared);
-    let (control, status) = Control::new();
 
     // bind
-    let sockets = process.inherited(|inherited| Sockets::bind(&config.listen, &shared, inherited)).map_err(Fatal::config)?;
+    let opened = process.inherited(|inherited| Sockets::open(&config.listen, &shared, &slots, inherited, &[]));
+    let sockets = opened.map_err(Fatal::from)?;
     let notifications = Notifications::bind(&shared.runtime_dir)?;
-    let control_socket = premises.bind_control()?;
+    let control_socket = sockets.control()?;
+    let (control, ends) = Control::open(&process, &config.access, &premises::control_socket(&shared))?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
 
     // run
     let launcher = Launcher::new(&config, &shared, binaries, lanes, sockets, redis, notifications.path().to_owned());
-    let ended = Suite::new(process.clone(), config, launcher, notifications, metrics, status).run().await;
+    let ended = Suite::new(Parts { process, config, launcher, notifications, metrics, state, ends }).run().await;
     drop(premises);
     ended
 }

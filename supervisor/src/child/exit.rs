@@ -20,7 +20,6 @@ pub(crate) enum Exit {
     /// The kernel killed it for its memory.
     OutOfMemory,
     /// It made no progress any more, and was ended for it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the watchdog says so"))]
     Hung,
     /// It was adopted, no child of ours, and did not say with which status it leaves.
     Unknown,
@@ -39,10 +38,12 @@ pub(crate) enum Reason {
     StartTimeout,
     /// The kernel killed it for its memory.
     OutOfMemory,
-    /// It made no progress.
+    /// It proved no progress.
     Hung,
     /// Nobody knows.
     Unknown,
+    /// It had not ended: an operator wanted another one.
+    Operator,
 }
 
 impl Exit {
@@ -90,8 +91,8 @@ impl Exit {
 
 impl Reason {
     /// All of them.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Exit, Self::Signal, Self::NotStarted, Self::StartTimeout, Self::OutOfMemory, Self::Hung, Self::Unknown];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Exit, Self::Signal, Self::NotStarted, Self::StartTimeout, Self::OutOfMemory, Self::Hung, Self::Unknown, Self::Operator];
 
     /// The label's value.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -103,6 +104,7 @@ impl Reason {
             Self::OutOfMemory => "out_of_memory",
             Self::Hung => "hung",
             Self::Unknown => "unknown",
+            Self::Operator => "operator",
         }
     }
 }

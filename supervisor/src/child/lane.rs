@@ -151,7 +151,7 @@ fn held(path: &Path, file: &File) -> io::Error {
 fn slot_of(name: &str) -> Option<(Component, u32)> {
     let (slot, _) = name.rsplit_once('.')?;
     let (component, instance) = slot.rsplit_once('-')?;
-    Some((Component::of_name(component)?, instance.parse().ok()?))
+    Some((Component::named(component)?, instance.parse().ok()?))
 }
 
 #[cfg(test)]

@@ -103,7 +103,6 @@ impl Launched {
     }
 
     /// SIGABRT: it is not to go on, and its core may tell why.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the watchdog"))]
     pub(crate) fn abort(&self) {
         self.sample();
         self.handle.signal(Signal::ABORT);

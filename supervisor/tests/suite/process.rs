@@ -103,7 +103,7 @@ async fn who_is_executed_by_descriptor_has_its_name_all_the_same() {
     world.start_with(command);
     let supervisor = world.until("the suite is ready", |status| status.ready).await;
     assert!(supervisor.ready);
-    let comm = fs::read_to_string(format!("/proc/{}/comm", world.supervisor())).unwrap();
+    let comm = fs::read_to_string(format!("/proc/{}/comm", world.pid())).unwrap();
     assert_eq!(comm.trim(), "gatehouse-super");
     assert!(world.stop().await.success());
 }
@@ -157,7 +157,7 @@ async fn each_generation_has_a_cgroup_where_one_was_delegated() {
     let before = world.until("the suite is ready", |status| status.ready).await;
     assert_eq!(delegated.leaves(), ["admin-0.1", "auditor-0.1", "edge-0.1", "pusher-0.1", "pusher-1.1", "supervisor"]);
     let of = |pid: u32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap().lines().last().unwrap().to_owned();
-    assert!(of(world.supervisor()).ends_with("/supervisor"));
+    assert!(of(world.pid()).ends_with("/supervisor"));
     let fork = pids(&world, "fork edge-0")[0];
     assert!([pid(&before, "edge"), fork].into_iter().all(|pid| of(pid).ends_with("/edge-0.1")));
 

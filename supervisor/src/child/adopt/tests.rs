@@ -1,9 +1,9 @@
 use super::*;
-use crate::child::forks;
 use crate::{
     Config,
     binaries::Binaries,
-    child::{Ended, Exit, Launcher, Tail},
+    child::{Ended, Exit, Launcher, Tail, forks},
+    component::roll,
     sockets::Sockets,
 };
 use command_fds::{CommandFdExt as _, FdMapping};
@@ -17,6 +17,7 @@ use std::{
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
     process::{Command, Stdio},
+    sync::Arc,
     time::Instant,
 };
 use tokio::time::sleep;
@@ -51,8 +52,9 @@ impl World {
             ("GATEWAY_REDIS_PASSWORD", "unused"),
         ];
         let mut reader = Reader::new(Source::of("", &env));
-        let (shared, config) = (Shared::read(&mut reader).unwrap(), Config::read(&mut reader).unwrap());
-        let sockets = Sockets::bind(&config.listen, &shared, &mut Inherited::default()).unwrap();
+        let (shared, config) = (Arc::new(Shared::read(&mut reader).unwrap()), Config::read(&mut reader).unwrap());
+        let orphans: Vec<_> = self.found().iter().map(|found| found.pid).collect();
+        let sockets = Sockets::open(&config.listen, &shared, &roll(&shared, 2), &mut Inherited::default(), &orphans).unwrap();
         let binaries = Binaries::pin(self.0.path()).unwrap();
         Launcher::new(&config, &shared, binaries, self.lanes(), sockets, None, self.0.path().join("notify.sock"))
     }
