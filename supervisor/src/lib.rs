@@ -15,12 +15,14 @@ mod child;
 mod component;
 mod config;
 mod control;
+mod held;
 mod metrics;
 mod notify;
 mod orphans;
 mod preflight;
 mod premises;
 mod redis;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade"))]
 mod reexec;
 mod sockets;
 mod suite;
@@ -66,7 +68,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
 
     // run
     let launcher = Launcher::new(&config, &shared, sockets, redis, notifications.path().to_owned());
-    let ended = Suite::new(process.clone(), config, launcher, notifications, roster, metrics, status).run().await;
+    let ended = Suite::new(process.clone(), config, launcher, notifications, roster, metrics, status)?.run().await;
     drop(premises);
     ended
 }

@@ -114,6 +114,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let _entered = runtime.enter();
         SigSet::from(Signal::SIGUSR1).thread_block().unwrap();
+        #[expect(clippy::zombie_processes, reason = "the second image waits for it")]
         let child = Command::new("sleep").arg("600").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let http = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut note = tempfile::tempfile().unwrap();

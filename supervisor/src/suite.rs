@@ -5,11 +5,12 @@
 //! *Serving*: children are replaced one by one, and no loss of one touches another. *Draining*: stage by stage, nothing is started any more.
 
 mod drain;
+mod held;
 mod report;
 mod slot;
 mod start;
 
-use std::time::Instant;
+use std::{io, time::Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
 use gatehouse_chassis::{Process, backoff::random_unit, exit::Fatal, outlet::Outlet};
@@ -24,6 +25,7 @@ use crate::{
     child::{Action, Event, Exit, Launcher, State},
     component::{Component, roll},
     control::{Snapshot, millis, summary},
+    held::Held,
     metrics::SuiteMetrics,
     notify::{Notifications, Word},
     orphans::Roster,
@@ -39,6 +41,7 @@ pub(crate) struct Suite {
     roster: Roster,
     metrics: SuiteMetrics,
     publish: watch::Sender<Snapshot>,
+    held: Held,
     slots: Vec<Slot>,
     exits: FuturesUnordered<LocalBoxFuture<'static, (usize, Exit)>>,
     /// Of the embedded Redis, which cannot notify: resolves when it answers. Dropped with its process, for nobody else may answer in its place.
@@ -78,7 +81,8 @@ impl Suite {
         roster: Roster,
         metrics: SuiteMetrics,
         publish: watch::Sender<Snapshot>,
-    ) -> Self {
+    ) -> io::Result<Self> {
+        let held = Held::new(config.held_answer_after, process.metrics(), process.connections(), launcher.sockets().public()?);
         let shared = process.shared();
         let slot = |(component, instance): (Component, u32)| {
             Slot::new(component, instance, config.restarts.policy(shared.budgets.of(component.name())))
@@ -86,7 +90,7 @@ impl Suite {
         let slots = roll(shared).into_iter().map(slot).collect();
         let begun = Instant::now();
         let phase = Phase::Starting { until: begun + config.start_timeout };
-        Self {
+        Ok(Self {
             process,
             config,
             launcher,
@@ -94,6 +98,7 @@ impl Suite {
             roster,
             metrics,
             publish,
+            held,
             slots,
             exits: FuturesUnordered::new(),
             answers: FuturesUnordered::new(),
@@ -102,7 +107,7 @@ impl Suite {
             failure: None,
             aborted: false,
             healthy: false,
-        }
+        })
     }
 
     /// Runs until every child has ended.
@@ -250,6 +255,7 @@ impl Suite {
             Phase::Draining { .. } => self.advance_drain(),
             Phase::Starting { .. } | Phase::Serving => self.start_what_can(),
         }
+        self.watch_held();
         let ready = self.slots.iter().all(|slot| matches!(slot.machine.state(), State::Ready { .. }));
         if ready && matches!(self.phase, Phase::Starting { .. }) {
             self.phase = Phase::Serving;
