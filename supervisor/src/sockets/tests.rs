@@ -35,7 +35,7 @@ impl House {
     }
 
     fn open(&self, inherited: &mut Inherited, orphans: &[u32]) -> Result<Sockets, OpenError> {
-        Sockets::open(&self.listen, &self.shared, &roll(&self.shared), inherited, orphans)
+        Sockets::open(&self.listen, &self.shared, &roll(&self.shared, 2), inherited, orphans)
     }
 
     /// The number alone would pass on to the next.

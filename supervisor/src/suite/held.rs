@@ -3,23 +3,22 @@
 use std::time::Instant;
 
 use super::{Phase, Suite};
-use crate::child::State;
 
 impl Suite {
     /// Tells [`Held`](crate::held::Held) where all stand now.
     pub(super) fn watch_held(&mut self) {
         let draining = matches!(self.phase, Phase::Draining { .. });
-        for name in self.held.names() {
-            let lent_it = self.slots.iter().filter(|slot| slot.component.public_sockets().contains(&name)).map(|slot| slot.machine.state());
+        for name in self.parts.held.names() {
+            let lent_it = self.slots.iter().filter(|slot| slot.id.component.public_sockets().contains(&name));
             let (mut accepted, mut over) = (false, draining);
-            for state in lent_it {
-                accepted |= matches!(state, State::Ready { .. });
-                over &= state == State::Stopped;
+            for slot in lent_it {
+                accepted |= slot.machine.is_ready();
+                over &= slot.machine.is_stopped();
             }
             if over {
-                self.held.answer_now(name);
+                self.parts.held.answer_now(name);
             } else {
-                self.held.set(name, accepted, Instant::now());
+                self.parts.held.set(name, accepted, Instant::now());
             }
         }
     }
