@@ -1,6 +1,10 @@
 //! A control socket as the supervisor serves it, with the driver's ends in the test's hands.
 
-use std::{os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
+use std::{
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
+    path::PathBuf,
+    time::Duration,
+};
 
 use gatehouse_chassis::{
     Process,
@@ -15,10 +19,7 @@ use prost::Message as _;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use crate::{
-    control::{Access, Control, ControlEnds, Snapshot},
-    sockets,
-};
+use crate::control::{Access, Control, ControlEnds, Snapshot};
 
 /// No server is there.
 pub const NO_REDIS: &str = "127.0.0.1:1";
@@ -40,7 +41,8 @@ impl House {
         let shared = Shared::read(&mut Reader::new(Source::of(&text, &env))).unwrap();
         let process = Process::new("supervisor", 0, shared, Inherited::default());
         let this = Self { dir, process, ends: None };
-        let listener = sockets::bind_unix(&this.socket()).unwrap();
+        let listener = UnixListener::bind(this.socket()).unwrap().into();
+        std::fs::set_permissions(this.socket(), std::fs::Permissions::from_mode(0o660)).unwrap();
         let (control, ends) = Control::open(&this.process, access, &this.socket()).unwrap();
         this.process.inherited(|inherited| inherited.insert("local", listener));
         this.process.serve_local(|routes| routes.add_service(control.into_server())).unwrap();
