@@ -23,6 +23,7 @@ mod premises;
 mod redis;
 mod sockets;
 mod suite;
+mod systemd;
 
 use std::sync::Arc;
 

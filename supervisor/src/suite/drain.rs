@@ -8,7 +8,8 @@ use gatehouse_chassis::config::Shared;
 use super::{Phase, Suite, report};
 use crate::{
     child::{Event, KILL_GRACE, State},
-    component::{DRAIN_STAGES, label, roll},
+    component::{Component, DRAIN_STAGES, label, roll},
+    systemd,
 };
 
 /// What the supervisor itself takes on top of its children.
@@ -17,12 +18,13 @@ const OWN: Duration = Duration::from_secs(1);
 /// The longest that the drain of this configuration can take: stages follow each other, and within one all run at the same time.
 #[must_use]
 pub fn drain_budget(shared: &Shared) -> Duration {
-    let roll = roll(shared);
-    let budget = |stage: &&[_]| {
-        let present = roll.iter().filter(|(component, _)| stage.contains(component));
-        present.map(|(component, _)| shared.budgets.of(component.name()) + KILL_GRACE).max().unwrap_or_default()
-    };
-    DRAIN_STAGES.iter().map(budget).sum::<Duration>() + OWN
+    DRAIN_STAGES.iter().map(|stage| stage_budget(shared, stage)).sum::<Duration>() + OWN
+}
+
+/// The longest that one stage can take.
+fn stage_budget(shared: &Shared, stage: &[Component]) -> Duration {
+    let present = roll(shared).into_iter().filter(|(component, _)| stage.contains(component));
+    present.map(|(component, _)| shared.budgets.of(component.name()) + KILL_GRACE).max().unwrap_or_default()
 }
 
 impl Suite {
@@ -53,6 +55,7 @@ impl Suite {
 
     fn stop_stage(&mut self, stage: usize) {
         let components = DRAIN_STAGES.get(stage).copied().unwrap_or_default();
+        systemd::extend(stage_budget(self.process.shared(), components) + OWN);
         for i in 0..self.slots.len() {
             if components.contains(&self.slots[i].component) {
                 self.step(i, Event::Stop);
