@@ -7,7 +7,7 @@ use gatehouse_chassis::config::Shared;
 
 use super::{Phase, Suite, report};
 use crate::{
-    child::{Event, KILL_GRACE, State},
+    child::{Event, KILL_GRACE},
     component::{Component, DRAIN_STAGES, label, roll},
     systemd,
 };
@@ -23,8 +23,9 @@ pub fn drain_budget(shared: &Shared) -> Duration {
 
 /// The longest that one stage can take.
 fn stage_budget(shared: &Shared, stage: &[Component]) -> Duration {
-    let present = roll(shared).into_iter().filter(|(component, _)| stage.contains(component));
-    present.map(|(component, _)| shared.budgets.of(component.name()) + KILL_GRACE).max().unwrap_or_default()
+    let roll = roll(shared, shared.instances(Component::Pusher.name()));
+    let present = roll.into_iter().filter(|slot| stage.contains(&slot.component));
+    present.map(|slot| shared.budgets.of(slot.component.name()) + KILL_GRACE).max().unwrap_or_default()
 }
 
 impl Suite {
@@ -34,8 +35,8 @@ impl Suite {
             return;
         }
         self.phase = Phase::Draining { stage: 0 };
-        for i in 0..self.slots.len() {
-            self.step(i, Event::Retire);
+        for id in self.ids() {
+            self.step(id, Event::Retire);
         }
         self.stop_stage(0);
     }
@@ -44,8 +45,8 @@ impl Suite {
     pub(super) fn advance_drain(&mut self) {
         while let Phase::Draining { stage } = self.phase {
             let Some(components) = DRAIN_STAGES.get(stage) else { return };
-            let mut of_stage = self.slots.iter().filter(|slot| components.contains(&slot.component));
-            if !of_stage.all(|slot| slot.machine.state() == State::Stopped) {
+            let mut of_stage = self.slots.iter().filter(|slot| components.contains(&slot.id.component));
+            if !of_stage.all(|slot| slot.machine.is_stopped()) {
                 return;
             }
             self.phase = Phase::Draining { stage: stage + 1 };
@@ -56,9 +57,9 @@ impl Suite {
     fn stop_stage(&mut self, stage: usize) {
         let components = DRAIN_STAGES.get(stage).copied().unwrap_or_default();
         systemd::extend(stage_budget(self.process.shared(), components) + OWN);
-        for i in 0..self.slots.len() {
-            if components.contains(&self.slots[i].component) {
-                self.step(i, Event::Stop);
+        for id in self.ids() {
+            if components.contains(&id.component) {
+                self.step(id, Event::Stop);
             }
         }
     }
@@ -66,17 +67,17 @@ impl Suite {
     /// The second signal, or the budget of the whole: SIGKILL for all.
     pub(super) fn abort(&mut self) {
         self.aborted = true;
-        for i in 0..self.slots.len() {
-            self.step(i, Event::Kill);
+        for id in self.ids() {
+            self.step(id, Event::Kill);
         }
     }
 
     /// The report, and how all this ended.
     pub(super) fn finish(self) -> anyhow::Result<()> {
-        report::log(&self.slots, self.launcher.is_text());
+        report::log(&self.slots, self.parts.launcher.is_text());
         let overran =
             self.slots.iter().filter(|slot| slot.stopped.as_ref().is_some_and(|stopped| stopped.outcome == report::Outcome::Killed));
-        let overran: Vec<_> = overran.map(|slot| label(slot.component, slot.instance)).collect();
+        let overran: Vec<_> = overran.map(|slot| label(slot.id)).collect();
         match self.failure {
             Some(failure) => Err(failure.into()),
             None if self.aborted => bail!("ended before the drain was over; killed: {}", overran.join(", ")),
