@@ -28,6 +28,7 @@ mod reexec;
 mod sockets;
 mod state;
 mod suite;
+mod systemd;
 
 use std::sync::Arc;
 
