@@ -56,7 +56,7 @@ impl Suite {
 
     fn stop_stage(&mut self, stage: usize) {
         let components = DRAIN_STAGES.get(stage).copied().unwrap_or_default();
-        systemd::extend(stage_budget(self.process.shared(), components) + OWN);
+        systemd::extend(stage_budget(self.parts.process.shared(), components) + OWN);
         for id in self.ids() {
             if components.contains(&id.component) {
                 self.step(id, Event::Stop);
