@@ -24,7 +24,7 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use crate::{Shutdown, metrics::Metrics, sockets::Listener};
+use crate::{Shutdown, metrics::Metrics, sockets::Listener, watchdog::Pulse};
 
 /// The longest that a client may take over its first byte, and over a request's head (HTTP/1).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,8 +64,8 @@ impl ConnectionMetrics {
 }
 
 /// Accepts until the drain begins, then lets open connections finish. Resolves when the last has ended; what is open when aborting begins
-/// is dropped.
-pub async fn serve(name: &'static str, listener: Listener, router: Router, metrics: ConnectionMetrics, shutdown: Shutdown) {
+/// is dropped. `pulse` beats as long as it accepts.
+pub async fn serve(name: &'static str, listener: Listener, router: Router, metrics: ConnectionMetrics, shutdown: Shutdown, pulse: Pulse) {
     let open = metrics.open.with_label_values(&[name]);
     // However this ends, no connection goes on without it.
     let connections = Connections::default();
@@ -79,9 +79,11 @@ pub async fn serve(name: &'static str, listener: Listener, router: Router, metri
         .max_concurrent_streams(max_streams)
         .keep_alive_interval(Some(Duration::from_secs(20)))
         .keep_alive_timeout(Duration::from_secs(10));
+    let mut idle = Box::pin(async move { pulse.idle().await });
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener) => accepted,
+            never = &mut idle => never,
             () = shutdown.draining() => break,
         };
         let (stream, peer) = match accepted {
@@ -124,6 +126,7 @@ pub async fn serve(name: &'static str, listener: Listener, router: Router, metri
             }
         });
     }
+    drop(idle);
     // Closing our descriptor leaves the supervisor's open: connections wait in the queue for the next generation.
     drop(listener);
     tokio::select! {
