@@ -15,6 +15,7 @@ mod child;
 mod component;
 mod config;
 mod control;
+mod dump;
 mod metrics;
 mod notify;
 mod orphans;
@@ -23,12 +24,14 @@ mod premises;
 mod redis;
 mod sockets;
 mod suite;
+mod watch;
 
 use std::sync::Arc;
 
 use gatehouse_chassis::{Process, exit::Fatal};
 
 pub use config::Config;
+pub use dump::run_helper;
 pub use preflight::preflight;
 pub use suite::drain_budget;
 

@@ -5,6 +5,7 @@
 //! *Serving*: children are replaced one by one, and no loss of one touches another. *Draining*: stage by stage, nothing is started any more.
 
 mod drain;
+mod hang;
 mod report;
 mod slot;
 mod start;
@@ -12,7 +13,13 @@ mod start;
 use std::time::Instant;
 
 use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
-use gatehouse_chassis::{Process, backoff::random_unit, exit::Fatal, outlet::Outlet};
+use gatehouse_chassis::{
+    Process,
+    backoff::random_unit,
+    exit::Fatal,
+    outlet::Outlet,
+    watchdog::{self, Pulse},
+};
 use gatehouse_proto::internal::v1::StatusResponse;
 use sd_notify::NotifyState;
 use tokio::{sync::watch, time::sleep_until};
@@ -27,6 +34,7 @@ use crate::{
     metrics::SuiteMetrics,
     notify::{Notifications, Word},
     orphans::Roster,
+    watch::Attention,
 };
 use slot::Slot;
 
@@ -43,6 +51,11 @@ pub(crate) struct Suite {
     exits: FuturesUnordered<LocalBoxFuture<'static, (usize, Exit)>>,
     /// Of the embedded Redis, which cannot notify: resolves when it answers. Dropped with its process, for nobody else may answer in its place.
     answers: FuturesUnordered<LocalBoxFuture<'static, usize>>,
+    /// Dumps of hung children that are being written.
+    dumps: FuturesUnordered<LocalBoxFuture<'static, (usize, u32)>>,
+    attention: Attention,
+    /// Our own proof of progress, to systemd.
+    pulse: Pulse,
     phase: Phase,
     begun: Instant,
     failure: Option<Fatal>,
@@ -63,6 +76,7 @@ enum Wake {
     Exited(usize, Exit),
     Answered(usize),
     Said(u32, Vec<Word>),
+    Dumped(usize, u32),
     Time,
     Drain,
     Abort,
@@ -85,6 +99,7 @@ impl Suite {
         };
         let slots = roll(shared).into_iter().map(slot).collect();
         let begun = Instant::now();
+        let pulse = process.pulse("suite", watchdog::USUAL);
         let phase = Phase::Starting { until: begun + config.start_timeout };
         Self {
             process,
@@ -97,6 +112,9 @@ impl Suite {
             slots,
             exits: FuturesUnordered::new(),
             answers: FuturesUnordered::new(),
+            dumps: FuturesUnordered::new(),
+            attention: Attention::new(begun),
+            pulse,
             phase,
             begun,
             failure: None,
@@ -112,11 +130,13 @@ impl Suite {
             match self.wake().await {
                 Wake::Exited(i, exit) => self.exited(i, exit),
                 Wake::Answered(i) => self.step(i, Event::Ready),
-                Wake::Said(pid, words) => self.said(pid, &words),
+                Wake::Said(pid, words) => self.said(pid, words),
+                Wake::Dumped(i, pid) => self.dumped(i, pid),
                 Wake::Time => self.tick(),
                 Wake::Drain => self.begin_drain(),
                 Wake::Abort => self.abort(),
             }
+            self.look_for_hangs();
             self.settle().await;
         }
         self.launcher.close();
@@ -130,6 +150,8 @@ impl Suite {
         tokio::select! {
             Some((i, exit)) = self.exits.next() => Wake::Exited(i, exit),
             Some(i) = self.answers.next() => Wake::Answered(i),
+            Some((i, pid)) = self.dumps.next() => Wake::Dumped(i, pid),
+            never = self.pulse.idle() => never,
             said = self.notifications.next() => said.map_or_else(|error| {
                 tracing::warn!(%error, "a notification cannot be read");
                 Wake::Time
@@ -145,23 +167,35 @@ impl Suite {
             Phase::Starting { until } => Some(until),
             Phase::Serving | Phase::Draining { .. } => None,
         };
-        self.slots.iter().filter_map(|slot| slot.machine.deadline()).chain(start).min()
+        let watched = self.slots.iter().any(Slot::is_watched).then(|| self.attention.next());
+        let hung = self.slots.iter().filter_map(Slot::abort_deadline);
+        self.slots.iter().filter_map(|slot| slot.machine.deadline()).chain(start).chain(watched).chain(hung).min()
     }
 
     fn tick(&mut self) {
         for i in 0..self.slots.len() {
             self.step(i, Event::Tick);
+            self.slots[i].kill_if_not_aborted(Instant::now());
         }
         self.check_start_timeout();
     }
 
-    fn said(&mut self, pid: u32, words: &[Word]) {
+    fn said(&mut self, pid: u32, words: Vec<Word>) {
         let Some(i) = self.slots.iter().position(|slot| slot.pid() == Some(pid)) else {
             tracing::debug!(child.pid = pid, "a notification from a process that is no child of ours");
             return;
         };
         for word in words {
-            self.step(i, if *word == Word::Ready { Event::Ready } else { Event::Leaving });
+            match word {
+                // Repeated ones change nothing.
+                Word::Ready => self.step(i, Event::Ready),
+                Word::Stopping => self.step(i, Event::Leaving),
+                Word::Alive => self.slots[i].alive(self.attention.now()),
+                Word::Stalled(what) => self.hang(i, &what),
+                Word::Extend(by) => self.slots[i].extend(self.attention.now(), by),
+                // It is our child: its parent is told.
+                Word::ExitStatus(_) => {}
+            }
         }
     }
 

@@ -16,6 +16,8 @@ pub(crate) enum Exit {
     NotStarted(String),
     /// It had not said `READY=1` in time, and was killed for it.
     StartTimeout,
+    /// It made no progress any more, and was ended for it.
+    Hung,
 }
 
 /// The same, for a metric's label.
@@ -29,6 +31,8 @@ pub(crate) enum Reason {
     NotStarted,
     /// It was not ready in time.
     StartTimeout,
+    /// It made no progress.
+    Hung,
 }
 
 impl Exit {
@@ -58,13 +62,14 @@ impl Exit {
             Self::Signal(_) => Reason::Signal,
             Self::NotStarted(_) => Reason::NotStarted,
             Self::StartTimeout => Reason::StartTimeout,
+            Self::Hung => Reason::Hung,
         }
     }
 }
 
 impl Reason {
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::Exit, Self::Signal, Self::NotStarted, Self::StartTimeout];
+    pub(crate) const ALL: [Self; 5] = [Self::Exit, Self::Signal, Self::NotStarted, Self::StartTimeout, Self::Hung];
 
     /// The label's value.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -73,6 +78,7 @@ impl Reason {
             Self::Signal => "signal",
             Self::NotStarted => "not_started",
             Self::StartTimeout => "start_timeout",
+            Self::Hung => "hung",
         }
     }
 }
@@ -87,6 +93,7 @@ impl fmt::Display for Exit {
             },
             Self::NotStarted(why) => write!(f, "not started: {why}"),
             Self::StartTimeout => f.write_str("not ready in time"),
+            Self::Hung => f.write_str("hung"),
         }
     }
 }

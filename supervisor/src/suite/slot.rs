@@ -8,7 +8,11 @@ use super::report::{Outcome, Stopped};
 use crate::{
     child::{Action, Exit, Launched, Machine, Policy, Quarantine, State, Tail},
     component::Component,
+    watch::{Awake, Watch},
 };
+
+/// How long a process may take to end by SIGABRT.
+const ABORT_GRACE: Duration = Duration::from_millis(500);
 
 /// See the module's head.
 #[derive(Debug)]
@@ -36,6 +40,16 @@ struct Running {
     killed: bool,
     /// Killed because it was not ready in time.
     too_slow: bool,
+    /// From its first `WATCHDOG=1` on.
+    watch: Option<Watch>,
+    hang: Option<Hang>,
+}
+
+/// A process that makes no progress any more is dumped, then aborted, then killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hang {
+    Dumping,
+    Aborted { kill_at: Option<Instant> },
 }
 
 impl Slot {
@@ -72,7 +86,8 @@ impl Slot {
 
     /// A process runs from now on.
     pub(crate) fn run(&mut self, launched: Launched) {
-        self.running = Some(Running { launched, since: Instant::now(), asked: None, killed: false, too_slow: false });
+        self.running =
+            Some(Running { launched, since: Instant::now(), asked: None, killed: false, too_slow: false, watch: None, hang: None });
     }
 
     /// Remembers why a signal goes out.
@@ -84,6 +99,65 @@ impl Slot {
         if action == Some(Action::Kill) {
             running.killed = true;
             running.too_slow = matches!((before, after), (State::Starting { .. }, State::Starting { .. }));
+        }
+    }
+
+    /// It said `WATCHDOG=1`.
+    pub(crate) fn alive(&mut self, now: Awake) {
+        if let Some(running) = &mut self.running {
+            running.watch.get_or_insert(Watch::new(now)).alive(now);
+        }
+    }
+
+    /// It asked for more time.
+    pub(crate) fn extend(&mut self, now: Awake, by: Duration) {
+        if let Some(watch) = self.running.as_mut().and_then(|running| running.watch.as_mut()) {
+            watch.extend(now, by);
+        }
+    }
+
+    /// Whether its silence means anything. Before it is ready, and once it is leaving, other deadlines are for it.
+    pub(crate) fn is_watched(&self) -> bool {
+        let watched = |running: &Running| running.watch.is_some() && running.hang.is_none();
+        matches!(self.machine.state(), State::Ready { .. }) && self.running.as_ref().is_some_and(watched)
+    }
+
+    /// For how long it has been silent, if that is too long.
+    pub(crate) fn overdue(&self, now: Awake) -> Option<Duration> {
+        let watch = self.running.as_ref()?.watch.filter(|_| self.is_watched())?;
+        watch.is_overdue(now).then(|| watch.silence(now))
+    }
+
+    /// It hangs; its pid, once.
+    pub(crate) fn begin_hang(&mut self) -> Option<u32> {
+        let running = self.running.as_mut().filter(|running| running.hang.is_none())?;
+        running.hang = Some(Hang::Dumping);
+        Some(running.launched.pid)
+    }
+
+    /// Its dump is written, or cannot be.
+    pub(crate) fn abort(&mut self, now: Instant) {
+        if let Some(running) = self.running.as_mut().filter(|running| running.hang == Some(Hang::Dumping)) {
+            running.hang = Some(Hang::Aborted { kill_at: Some(now + ABORT_GRACE) });
+            running.launched.abort();
+        }
+    }
+
+    /// When it is killed, for it does not abort.
+    pub(crate) fn abort_deadline(&self) -> Option<Instant> {
+        match self.running.as_ref()?.hang? {
+            Hang::Aborted { kill_at } => kill_at,
+            Hang::Dumping => None,
+        }
+    }
+
+    /// Kills it, if it is time.
+    pub(crate) fn kill_if_not_aborted(&mut self, now: Instant) {
+        if self.abort_deadline().is_some_and(|kill_at| kill_at <= now) {
+            self.kill();
+            if let Some(running) = &mut self.running {
+                running.hang = Some(Hang::Aborted { kill_at: None });
+            }
         }
     }
 
@@ -111,7 +185,11 @@ impl Slot {
     pub(crate) fn ended(&mut self, exit: Exit, now: Instant) -> (Exit, Option<u32>, Duration) {
         let (pid, uptime) = (self.pid(), self.uptime(now));
         let running = self.running.take();
-        let exit = if running.as_ref().is_some_and(|running| running.too_slow) { Exit::StartTimeout } else { exit };
+        let exit = match &running {
+            Some(Running { too_slow: true, .. }) => Exit::StartTimeout,
+            Some(Running { hang: Some(_), .. }) => Exit::Hung,
+            _ => exit,
+        };
         if let Some(Running { asked: Some(asked), killed, .. }) = running {
             let took = now.duration_since(asked);
             let outcome = Outcome::of(&exit, killed, took >= self.budget);

@@ -5,6 +5,7 @@
 
 mod drain;
 mod fake;
+mod hang;
 mod redis;
 mod refuse;
 mod restart;
