@@ -79,7 +79,7 @@ impl Process {
             health,
             health_routes: Mutex::new(Some(routes)),
             notifier: Notifier::from_env(),
-            pulses: Pulses::default(),
+            pulses: Pulses::new(watchdog::expected()),
             ready: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -191,8 +191,8 @@ impl Process {
             metrics: inner.metrics.clone(),
             format: inner.shared.log.format.unwrap_or_else(default),
         };
-        match Watchdog::start(watchdog::expected()?, setting) {
-            Ok(watchdog) => Some(watchdog),
+        match Watchdog::start(setting) {
+            Ok(watchdog) => watchdog,
             Err(error) => {
                 tracing::error!(%error, "no thread for the watchdog");
                 None

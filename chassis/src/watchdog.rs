@@ -28,7 +28,7 @@ mod ticker;
 
 use std::{
     env, fmt,
-    future::Future,
+    future::{Future, pending},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -39,6 +39,7 @@ use std::{
 };
 
 use sd_notify::NotifyState;
+use tokio::time::sleep;
 
 use crate::{Shutdown, config::LogFormat, metrics::Metrics, notify::Notifier, outlet::Outlet};
 use judge::{Judge, Reading, Stall};
@@ -47,14 +48,18 @@ use ticker::Ticker;
 
 /// The limit of most loops: with it, a hang is noticed within 2 s.
 pub const USUAL: Duration = Duration::from_millis(1500);
-/// How often a loop that waits beats.
-const IDLE_BEAT: Duration = Duration::from_millis(250);
+/// How often a loop that waits beats, at the least; more often in a short window.
+const LONGEST_IDLE_BEAT: Duration = Duration::from_secs(1);
 /// How often judgement is put off for a starved process.
 const EXTENSIONS: u32 = 4;
 
 /// The beat of one loop; clones share it. When the last is dropped, the loop has ended and is watched no more. The default is watched by nobody.
 #[derive(Clone, Debug, Default)]
-pub struct Pulse(Arc<Beats>);
+pub struct Pulse {
+    beats: Arc<Beats>,
+    /// How often a loop that waits beats.
+    idle_beat: Option<Duration>,
+}
 
 #[derive(Debug, Default)]
 struct Beats {
@@ -67,32 +72,34 @@ struct Beats {
 impl Pulse {
     /// The loop is in a new turn, or has made a step within one.
     pub fn beat(&self) {
-        self.0.worked.fetch_add(1, Ordering::Relaxed);
-        self.0.moved.fetch_add(1, Ordering::Relaxed);
+        self.beats.worked.fetch_add(1, Ordering::Relaxed);
+        self.beats.moved.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Never resolves, and beats as long as it is polled: a branch of the `select!` in which a loop waits for its next event, however long. Polled
     /// across turns, it is pinned outside the loop.
     pub async fn idle<T>(&self) -> T {
+        let Some(idle_beat) = self.idle_beat else { return pending().await };
         loop {
-            self.0.moved.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(IDLE_BEAT).await;
+            self.beats.moved.fetch_add(1, Ordering::Relaxed);
+            sleep(idle_beat).await;
         }
     }
 
     /// Waits for something that has a bound of its own: beats meanwhile, but only for `patience` after the last [`Pulse::beat`].
     pub async fn during<T>(&self, patience: Duration, work: impl Future<Output = T>) -> T {
+        let Some(idle_beat) = self.idle_beat else { return work.await };
         self.beat();
         let patient = async {
-            let (mut worked, mut since) = (self.worked(), tokio::time::Instant::now());
+            let (mut worked, mut since) = (self.worked(), Instant::now());
             while since.elapsed() < patience {
-                tokio::time::sleep(IDLE_BEAT.min(patience)).await;
-                self.0.moved.fetch_add(1, Ordering::Relaxed);
+                sleep(idle_beat).await;
+                self.beats.moved.fetch_add(1, Ordering::Relaxed);
                 if worked != self.worked() {
-                    (worked, since) = (self.worked(), tokio::time::Instant::now());
+                    (worked, since) = (self.worked(), Instant::now());
                 }
             }
-            std::future::pending().await
+            pending().await
         };
         let done = tokio::select! {
             biased;
@@ -104,17 +111,16 @@ impl Pulse {
     }
 
     fn worked(&self) -> u64 {
-        self.0.worked.load(Ordering::Relaxed)
-    }
-
-    fn moved(&self) -> u64 {
-        self.0.moved.load(Ordering::Relaxed)
+        self.beats.worked.load(Ordering::Relaxed)
     }
 }
 
 /// Every pulse of the process.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pulses(Arc<Mutex<Vec<Watched>>>);
+pub(crate) struct Pulses {
+    window: Option<Duration>,
+    watched: Arc<Mutex<Vec<Watched>>>,
+}
 
 #[derive(Debug)]
 struct Watched {
@@ -124,21 +130,29 @@ struct Watched {
 }
 
 impl Pulses {
+    /// As a [`Watchdog`] with that window watches them; without one, they are free of cost.
+    pub(crate) fn new(window: Option<Duration>) -> Self {
+        Self { window, watched: Arc::default() }
+    }
+
     /// A new one, which begins to count now.
     pub(crate) fn add(&self, name: &'static str, limit: Duration) -> Pulse {
-        let pulse = Pulse::default();
-        let watched = Watched { name, limit, beats: Arc::downgrade(&pulse.0) };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
+        let idle_beat = self.window.map(|window| (window / 8).min(LONGEST_IDLE_BEAT));
+        let pulse = Pulse { beats: Arc::default(), idle_beat };
+        if idle_beat.is_some() {
+            let watched = Watched { name, limit, beats: Arc::downgrade(&pulse.beats) };
+            self.watched.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
+        }
         pulse
     }
 
     fn read(&self) -> Vec<Reading> {
         let mut readings = Vec::new();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|watched| {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).retain(|watched| {
             let Some(beats) = watched.beats.upgrade() else { return false };
             // What is watched keeps its allocation, so that no other can have its address.
             let id = watched.beats.as_ptr().addr();
-            readings.push(Reading { id, name: watched.name, limit: watched.limit, beats: Pulse(beats).moved() });
+            readings.push(Reading { id, name: watched.name, limit: watched.limit, beats: beats.moved.load(Ordering::Relaxed) });
             true
         });
         readings
@@ -169,14 +183,15 @@ pub(crate) fn expected() -> Option<Duration> {
 
 impl Watchdog {
     /// Begins to watch; it is called on the runtime that is watched. Nothing is said or judged before the process is ready.
-    pub(crate) fn start(window: Duration, setting: Setting) -> std::io::Result<Self> {
+    pub(crate) fn start(setting: Setting) -> std::io::Result<Option<Self>> {
+        let Some(window) = setting.pulses.window else { return Ok(None) };
         allow_dumps();
         let period = (window / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
         let ticker = Ticker::start(period, &setting.metrics);
         let (running, ended) = sync_channel(0);
         let watch = Watch { window, period, setting, ticker, judge: Judge::new(period), starved: Starved::default(), stalled: false };
         thread::Builder::new().name("watchdog".to_owned()).spawn(move || watch.run(&ended))?;
-        Ok(Self { _running: running })
+        Ok(Some(Self { _running: running }))
     }
 }
 
@@ -208,8 +223,8 @@ impl Watch {
             if std::mem::take(&mut self.stalled) {
                 self.line("INFO", "everything moves again");
             }
-            // Twice in each half of the window, so that one that is lost is no loss.
-            if said.is_none_or(|said| now.duration_since(said) + self.period / 2 >= self.window / 4) {
+            // Often enough that one that is lost is no loss.
+            if said.is_none_or(|said| now.duration_since(said) + self.period / 2 >= self.window * 3 / 8) {
                 said = Some(now);
                 self.say_alive();
             }

@@ -78,6 +78,7 @@ enum Wake {
     Said(u32, Vec<Word>),
     Dumped(usize, u32),
     Time,
+    Look,
     Drain,
     Abort,
 }
@@ -127,12 +128,17 @@ impl Suite {
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         self.settle().await;
         while !self.is_over() {
-            match self.wake().await {
+            let wake = self.wake().await;
+            if self.is_routine(&wake) {
+                continue;
+            }
+            match wake {
                 Wake::Exited(i, exit) => self.exited(i, exit),
                 Wake::Answered(i) => self.step(i, Event::Ready),
                 Wake::Said(pid, words) => self.said(pid, words),
                 Wake::Dumped(i, pid) => self.dumped(i, pid),
                 Wake::Time => self.tick(),
+                Wake::Look => {}
                 Wake::Drain => self.begin_drain(),
                 Wake::Abort => self.abort(),
             }
@@ -147,6 +153,8 @@ impl Suite {
         let deadline = self.deadline().map(tokio::time::Instant::from_std);
         let shutdown = self.process.shutdown().clone();
         let draining = matches!(self.phase, Phase::Draining { .. });
+        let watched = self.slots.iter().any(Slot::is_watched);
+        let look = tokio::time::Instant::from_std(self.attention.next());
         tokio::select! {
             Some((i, exit)) = self.exits.next() => Wake::Exited(i, exit),
             Some(i) = self.answers.next() => Wake::Answered(i),
@@ -157,6 +165,7 @@ impl Suite {
                 Wake::Time
             }, |(pid, words)| Wake::Said(pid, words)),
             () = sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => Wake::Time,
+            () = sleep_until(look), if watched => Wake::Look,
             () = shutdown.draining(), if !draining => Wake::Drain,
             () = shutdown.aborting(), if draining && !self.aborted => Wake::Abort,
         }
@@ -167,9 +176,8 @@ impl Suite {
             Phase::Starting { until } => Some(until),
             Phase::Serving | Phase::Draining { .. } => None,
         };
-        let watched = self.slots.iter().any(Slot::is_watched).then(|| self.attention.next());
         let hung = self.slots.iter().filter_map(Slot::abort_deadline);
-        self.slots.iter().filter_map(|slot| slot.machine.deadline()).chain(start).chain(watched).chain(hung).min()
+        self.slots.iter().filter_map(|slot| slot.machine.deadline()).chain(start).chain(hung).min()
     }
 
     fn tick(&mut self) {

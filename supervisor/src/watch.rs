@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-/// What components are told in `WATCHDOG_USEC`. They speak four times in it, and name what hangs before it is over.
+/// What components are told in `WATCHDOG_USEC`. They speak more than twice in it, and name what hangs before it is over.
 pub(crate) const WINDOW: Duration = Duration::from_secs(2);
 /// Silence for longer than that is a hang. With what it takes to notice and to act, a stopped process is replaced within 3 s.
 pub(crate) const SILENCE: Duration = Duration::from_millis(2500);
@@ -30,7 +30,7 @@ impl Attention {
         Self { looked: now, awake: Duration::ZERO }
     }
 
-    /// To be called in every turn of the driver, after the queue of notifications was read to its end.
+    /// To be called in every turn of the driver. Before it judges anybody by what this answers, it reads the queue of notifications to its end.
     pub(crate) fn look(&mut self, now: Instant) -> Awake {
         let passed = now.saturating_duration_since(self.looked);
         // A timer may be late by a little; that is still attention.
@@ -44,7 +44,7 @@ impl Attention {
         Awake(self.awake)
     }
 
-    /// When the driver must look again, while anybody is watched.
+    /// When the driver must look again at the latest, while anybody is watched.
     pub(crate) fn next(&self) -> Instant {
         self.looked + LOOK
     }

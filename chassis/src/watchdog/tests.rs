@@ -31,11 +31,11 @@ impl Kennel {
         supervisor.set_read_timeout(Some(PATIENCE)).unwrap();
         let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap();
         let (pulses, ready, shutdown, metrics) =
-            (Pulses::default(), Arc::<AtomicBool>::default(), Shutdown::default(), Metrics::new("test", 0));
+            (Pulses::new(Some(WINDOW)), Arc::<AtomicBool>::default(), Shutdown::default(), Metrics::new("test", 0));
         let notifier = Notifier::to(path.as_os_str()).unwrap();
         let (pulses_, ready_, shutdown_, metrics_) = (pulses.clone(), Arc::clone(&ready), shutdown.clone(), metrics.clone());
         let setting = Setting { pulses: pulses_, ready: ready_, shutdown: shutdown_, notifier, metrics: metrics_, format: LogFormat::Json };
-        let watchdog = runtime.block_on(async { Watchdog::start(WINDOW, setting).unwrap() });
+        let watchdog = runtime.block_on(async { Watchdog::start(setting).unwrap().unwrap() });
         Self { runtime, pulses, ready, shutdown, metrics, supervisor, _dir: dir, _watchdog: watchdog }
     }
 
@@ -181,4 +181,44 @@ fn steps_within_a_wait_begin_its_patience_anew() {
     while !task.is_finished() {
         kennel.stays_well(1);
     }
+}
+
+/// Twice as many busy processes as processors, preferred to us where we may ask for that. They end with the guard.
+struct Load(Vec<std::process::Child>);
+
+impl Load {
+    fn start() -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let busy = |_| {
+            // With bounds of its own, should we not come to end it.
+            let mut command = std::process::Command::new("nice");
+            command.args(["-n", "-5", "timeout", "20", "sh", "-c", "while :; do :; done"]).stderr(std::process::Stdio::null());
+            command.spawn().unwrap()
+        };
+        Self((0..processors * 2).map(busy).collect())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        for busy in &mut self.0 {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(busy.id()).unwrap());
+            // `timeout` passes it on.
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+            busy.wait().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_busy_machine_is_no_hang_and_hides_none() {
+    let kennel = Kennel::ready(2);
+    let waiting = kennel.pulses.add("waiting", Duration::from_millis(50));
+    #[expect(clippy::disallowed_methods, reason = "the test's own loop")]
+    drop(kennel.runtime.handle().spawn(async move { waiting.idle::<()>().await }));
+    let load = Load::start();
+    kennel.stays_well(10);
+    let blocked = block(&kennel.runtime, 2);
+    assert!(kennel.trigger().contains("runtime, "));
+    drop((load, blocked));
 }
