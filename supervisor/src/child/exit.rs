@@ -31,8 +31,10 @@ pub(crate) enum Reason {
     NotStarted,
     /// It was not ready in time.
     StartTimeout,
-    /// It made no progress.
+    /// It proved no progress.
     Hung,
+    /// It had not ended: an operator wanted another one.
+    Operator,
 }
 
 impl Exit {
@@ -69,7 +71,7 @@ impl Exit {
 
 impl Reason {
     /// All of them.
-    pub(crate) const ALL: [Self; 5] = [Self::Exit, Self::Signal, Self::NotStarted, Self::StartTimeout, Self::Hung];
+    pub(crate) const ALL: [Self; 6] = [Self::Exit, Self::Signal, Self::NotStarted, Self::StartTimeout, Self::Hung, Self::Operator];
 
     /// The label's value.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -79,6 +81,7 @@ impl Reason {
             Self::NotStarted => "not_started",
             Self::StartTimeout => "start_timeout",
             Self::Hung => "hung",
+            Self::Operator => "operator",
         }
     }
 }

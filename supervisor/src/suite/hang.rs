@@ -1,79 +1,104 @@
-//! A child that makes no progress: dumped, aborted, and then replaced like any that ended.
+//! A child that makes no progress: another takes its place at once, while it is dumped, aborted, and killed if that does not end it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use gatehouse_chassis::backoff::random_unit;
 
-use super::{State, Suite, Wake, slot::Slot};
-use crate::{component::label, dump, notify::Word};
+use super::{Event, SlotId, Suite, Wake};
+use crate::{component::label, dump, notify::Word, watch::Awake};
 
 /// Messages that are read before children are judged: more than the queue of the socket holds.
 const QUEUE: usize = 1024;
 
 impl Suite {
-    /// Most of what wakes us: somebody who is ready is alive, or it is time to look and all is well. Nothing follows from it, and it is done here, for
+    /// Most of what wakes us: somebody who serves is alive, or it is time to look and all is well. Nothing follows from it, and it is done here, for
     /// next to nothing.
     pub(super) fn is_routine(&mut self, wake: &Wake) -> bool {
         match wake {
             Wake::Said(pid, words) => {
                 let now = self.attention.look(Instant::now());
-                let is_ready = |slot: &&mut Slot| slot.pid() == Some(*pid) && matches!(slot.machine.state(), State::Ready { .. });
-                let beat = words.contains(&Word::Alive) && words.iter().all(|word| matches!(word, Word::Alive | Word::Ready));
-                let slot = beat.then(|| self.slots.iter_mut().find(is_ready)).flatten();
-                let Some(slot) = slot else { return false };
-                slot.alive(now);
-                let overdue = self.slots.iter().any(|slot| slot.overdue(now).is_some());
-                !overdue || !self.look_for_hangs()
+                let is_beat = words.contains(&Word::Alive) && words.iter().all(|word| matches!(word, Word::Alive | Word::Ready));
+                let serves =
+                    self.slots.iter_mut().find(|slot| slot.machine.is_ready() && slot.generation_of(*pid) == Some(slot.machine.lead()));
+                let Some(slot) = serves.filter(|_| is_beat) else { return false };
+                slot.alive(slot.machine.lead(), now);
+                !self.is_anybody_overdue(now) || !self.look_for_hangs()
             }
             Wake::Look => !self.look_for_hangs(),
             _ => false,
         }
     }
 
+    fn is_anybody_overdue(&self, now: Awake) -> bool {
+        self.slots.iter().any(|slot| slot.watch().is_some_and(|watch| watch.is_overdue(now)))
+    }
+
     /// Whether anything but silence was heard or found. Hears what was said first: a child whose words wait in our queue is not silent.
     pub(super) fn look_for_hangs(&mut self) -> bool {
         let mut found = false;
         for _ in 0..QUEUE {
-            let Some((pid, words)) = self.notifications.try_next() else { break };
+            let Some((pid, words)) = self.parts.notifications.try_next() else { break };
             found |= words.iter().any(|word| *word != Word::Alive);
-            self.said(pid, words);
+            self.said(pid, &words);
         }
         let now = self.attention.look(Instant::now());
-        for i in 0..self.slots.len() {
-            if let Some(silence) = self.slots[i].overdue(now) {
-                self.hang(i, &format!("silent for {:.1} s", silence.as_secs_f64()));
+        for id in self.ids() {
+            let Some(slot) = self.slot(id) else { continue };
+            let (generation, overdue) = (slot.machine.lead(), slot.watch().filter(|watch| watch.is_overdue(now)));
+            if let Some(watch) = overdue {
+                self.hang(id, generation, &format!("silent for {:.1} s", watch.silence(now).as_secs_f64()));
                 found = true;
             }
         }
         found
     }
 
-    /// It hangs, as it says itself or as its silence does.
-    pub(super) fn hang(&mut self, i: usize, what: &str) {
-        let slot = &mut self.slots[i];
-        if !matches!(slot.machine.state(), State::Ready { .. }) {
-            return;
+    pub(super) fn alive(&mut self, id: SlotId, generation: u32) {
+        let now = self.attention.now();
+        if let Some(slot) = self.slot_mut(id) {
+            slot.alive(generation, now);
         }
-        let Some(pid) = slot.begin_hang() else { return };
-        let (component, instance) = (slot.component.name(), slot.instance);
-        tracing::error!(component, instance, child.pid = pid, "component hung: {what}");
-        let subject = format!("{}.g{}", label(slot.component, instance), slot.machine.spawns());
-        let dump = dump::threads(pid, &subject, what, &self.process.shared().state_dir.join("dumps"));
+    }
+
+    pub(super) fn extend(&mut self, id: SlotId, generation: u32, by: Duration) {
+        let now = self.attention.now();
+        if let Some(slot) = self.slot_mut(id) {
+            slot.extend(generation, now, by);
+        }
+    }
+
+    /// It hangs, as it says itself or as its silence does. Once; and only one that serves: for others there are deadlines.
+    pub(super) fn hang(&mut self, id: SlotId, generation: u32, what: &str) {
+        let Some(slot) = self.slot_mut(id).filter(|slot| slot.machine.is_ready() && slot.machine.lead() == generation) else { return };
+        let Some(process) = slot.process_mut(generation).filter(|process| process.hung.is_none()) else { return };
+        process.hung = Some(what.to_owned());
+        let (component, instance, pid) = (id.component.name(), id.instance, process.launched.pid);
+        tracing::error!(component, instance, generation, child.pid = pid, "component hung: {what}");
+        self.step(id, Event::Hung { generation, draw: random_unit() });
+    }
+
+    /// Dumps its threads, and aborts it when that is done.
+    pub(super) fn abort_hung(&mut self, id: SlotId, generation: u32) {
+        let dumps = self.parts.process.shared().state_dir.join("dumps");
+        let Some(process) = self.slot(id).and_then(|slot| slot.process(generation)) else { return };
+        let (component, instance, pid) = (id.component.name(), id.instance, process.launched.pid);
+        let subject = format!("{}.g{generation}", label(id));
+        let dump = dump::threads(pid, &subject, process.hung.as_deref().unwrap_or_default(), &dumps);
         let dumped = async move {
             match dump.await {
                 Ok(path) => tracing::info!(component, instance, child.pid = pid, "its threads are dumped in {}", path.display()),
                 Err(error) => tracing::warn!(component, instance, child.pid = pid, %error, "its threads are not dumped"),
             }
-            (i, pid)
+            (id, generation)
         };
         self.dumps.push(dumped.boxed_local());
     }
 
     /// What can be known about it is known.
-    pub(super) fn dumped(&mut self, i: usize, pid: u32) {
-        let slot = &mut self.slots[i];
-        if slot.pid() == Some(pid) {
-            slot.abort(Instant::now());
+    pub(super) fn dumped(&mut self, id: SlotId, generation: u32) {
+        if let Some(process) = self.slot(id).and_then(|slot| slot.process(generation)) {
+            process.launched.abort();
         }
     }
 }

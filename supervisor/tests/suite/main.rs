@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod changes;
 mod drain;
 mod fake;
 mod hang;
@@ -10,4 +11,6 @@ mod redis;
 mod refuse;
 mod restart;
 mod start;
+mod store;
+mod systemd;
 mod world;
