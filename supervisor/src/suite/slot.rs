@@ -100,11 +100,6 @@ impl Slot {
         self.processes.iter_mut().find(|process| process.generation == generation)
     }
 
-    /// All that run.
-    pub(crate) fn processes(&self) -> &[Running] {
-        &self.processes
-    }
-
     /// The generation of the process with that pid.
     pub(crate) fn generation_of(&self, pid: u32) -> Option<u32> {
         self.processes.iter().find(|process| process.launched.pid == pid).map(|process| process.generation)
@@ -177,11 +172,6 @@ impl Slot {
     pub(crate) fn watch(&self) -> Option<Watch> {
         let process = self.process(self.machine.lead()).filter(|process| self.machine.is_ready() && process.hung.is_none())?;
         process.watch
-    }
-
-    /// Whether somebody accepts on its sockets: one who serves, or an old one that has not been asked to stop.
-    pub(crate) fn accepts(&self) -> bool {
-        self.machine.is_ready()
     }
 
     /// Why it is not ready, in words.
