@@ -17,15 +17,19 @@ mod component;
 mod config;
 mod control;
 mod dump;
+mod held;
 mod metrics;
 mod notify;
 mod orphans;
 mod preflight;
 mod premises;
 mod redis;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade"))]
+mod reexec;
 mod sockets;
 mod state;
 mod suite;
+mod systemd;
 mod watch;
 
 use std::sync::Arc;
@@ -41,6 +45,7 @@ use crate::{
     child::Launcher,
     component::{Component, roll},
     control::Control,
+    held::Held,
     metrics::SuiteMetrics,
     notify::Notifications,
     orphans::Roster,
@@ -78,8 +83,9 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
 
     // run
+    let held = Held::new(config.held_answer_after, process.metrics(), process.connections(), sockets.public()?);
     let launcher = Launcher::new(&config, &shared, sockets, redis, notifications.path().to_owned());
-    let ended = Suite::new(Parts { process, config, launcher, notifications, roster, metrics, state, ends }).run().await;
+    let ended = Suite::new(Parts { process, config, launcher, notifications, roster, metrics, state, ends, held }).run().await;
     drop(premises);
     ended
 }

@@ -8,6 +8,7 @@
 mod changes;
 mod drain;
 mod hang;
+mod held;
 mod jobs;
 mod publish;
 mod report;
@@ -32,6 +33,7 @@ use crate::{
     child::{Action, Event, Exit, Launcher, Other, Reason, State, Tail, Then},
     component::{Component, SlotId, roll},
     control::{ControlEnds, Order, millis},
+    held::Held,
     metrics::SuiteMetrics,
     notify::{Notifications, Word},
     orphans::Roster,
@@ -51,6 +53,7 @@ pub(crate) struct Parts {
     pub(crate) metrics: SuiteMetrics,
     pub(crate) state: StateFile,
     pub(crate) ends: ControlEnds,
+    pub(crate) held: Held,
 }
 
 /// Owner of the children.
@@ -386,6 +389,7 @@ impl Suite {
             Phase::Draining { .. } => self.advance_drain(),
             Phase::Starting { .. } | Phase::Serving => self.start_what_can(),
         }
+        self.watch_held();
         // Every slot that anybody wants to run.
         let ready = self.slots.iter().filter(|slot| !slot.leaving).all(|slot| slot.machine.is_ready());
         if self.has_started() && matches!(self.phase, Phase::Starting { .. }) {

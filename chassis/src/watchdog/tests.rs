@@ -82,7 +82,6 @@ fn block(runtime: &Runtime, times: usize) -> Vec<SyncSender<()>> {
     let senders = (0..times).map(|_| {
         let (sender, blocked) = sync_channel::<()>(0);
         let begun = begun.clone();
-        #[expect(clippy::disallowed_methods, reason = "what a bug would do")]
         drop(runtime.handle().spawn(async move {
             begun.send(()).unwrap();
             let _released = blocked.recv();
@@ -135,7 +134,6 @@ fn a_loop_that_stops_is_named_and_one_that_ended_is_not_missed() {
     let kennel = Kennel::ready(2);
     let reader = kennel.pulses.add("reader", Duration::from_millis(50));
     let waiting = kennel.pulses.add("waiting", Duration::from_millis(50));
-    #[expect(clippy::disallowed_methods, reason = "the test's own loop")]
     drop(kennel.runtime.handle().spawn(async move { waiting.idle::<()>().await }));
     let ended = kennel.pulses.add("ended", Duration::from_millis(50));
     drop(ended);
@@ -154,7 +152,6 @@ fn a_long_wait_with_a_bound_is_no_hang_until_the_bound_is_over() {
     let (done, outage) = tokio::sync::oneshot::channel::<()>();
     let begun = Instant::now();
     let patience = WINDOW * 4;
-    #[expect(clippy::disallowed_methods, reason = "the test's own loop")]
     let task = kennel.runtime.handle().spawn(async move {
         pulse.during(patience, outage).await.unwrap();
     });
@@ -176,7 +173,6 @@ fn steps_within_a_wait_begin_its_patience_anew() {
             steps.beat();
         }
     };
-    #[expect(clippy::disallowed_methods, reason = "the test's own loop")]
     let task = kennel.runtime.handle().spawn(async move { pulse.during(WINDOW * 2, work).await });
     while !task.is_finished() {
         kennel.stays_well(1);
@@ -214,7 +210,6 @@ impl Drop for Load {
 fn a_busy_machine_is_no_hang_and_hides_none() {
     let kennel = Kennel::ready(2);
     let waiting = kennel.pulses.add("waiting", Duration::from_millis(50));
-    #[expect(clippy::disallowed_methods, reason = "the test's own loop")]
     drop(kennel.runtime.handle().spawn(async move { waiting.idle::<()>().await }));
     let load = Load::start();
     kennel.stays_well(10);

@@ -8,6 +8,7 @@ mod control;
 mod drain;
 mod fake;
 mod hang;
+mod held;
 mod redis;
 mod refuse;
 mod restart;
