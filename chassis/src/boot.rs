@@ -13,6 +13,7 @@ use std::{
 };
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use sd_notify::NotifyState;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
@@ -22,6 +23,7 @@ use crate::{
     Process,
     config::{Config, Problem, Reader, Shared, Source},
     exit,
+    notify::Notifier,
     outlet::Outlet,
     sockets::{self, Inherited},
     telemetry,
@@ -102,7 +104,7 @@ impl<C: Config> Boot<C> {
     where
         F: Future<Output = anyhow::Result<()>>,
     {
-        set_name(self.name);
+        self.take_name();
         let arguments = match self.arguments() {
             Ok(arguments) => arguments,
             Err(code) => return code,
@@ -143,7 +145,17 @@ impl<C: Config> Boot<C> {
             Err(error) => self.report(Err(error.into())),
         };
         drop(telemetry);
+        // For a supervisor that is not our parent, because the one that was is gone. Nobody may be there.
+        let _unheard = Notifier::from_env().send(&[NotifyState::Custom(&format!("EXIT_STATUS={code}"))]);
         ExitCode::from(code)
+    }
+
+    /// As `ps` and `/proc` show it. A binary that is executed by its descriptor would be called by that descriptor's number.
+    fn take_name(&self) {
+        if let Ok(name) = CString::new(format!("gatehouse-{}", self.name)) {
+            // It works as well without.
+            let _unnamed = nix::sys::prctl::set_name(&name);
+        }
     }
 
     fn arguments(&self) -> Result<Arguments, ExitCode> {
@@ -201,6 +213,7 @@ impl<C: Config> Boot<C> {
         let budget = self.budget.map_or_else(|| process.shared().budgets.of(self.name), |budget| budget(process.shared()));
         let limit = shutdown.limit(budget);
         process.starting().await;
+        let _watchdog = process.watch();
         let whole = async {
             let served = serve(process.clone(), config).await;
             shutdown.drain();
@@ -245,14 +258,6 @@ pub fn read<C: Config>(path: Option<&Path>) -> Result<(Shared, C), Vec<Problem>>
     match (shared, config) {
         (Some(shared), Some(config)) if problems.is_empty() => Ok((shared, config)),
         _ => Err(problems),
-    }
-}
-
-/// Who was executed by descriptor would be called by its number in `ps -o comm` and `top`.
-fn set_name(component: &str) {
-    if let Ok(name) = CString::new(format!("gatehouse-{component}")) {
-        // A process without its name does its work as well.
-        let _unnamed = nix::sys::prctl::set_name(&name);
     }
 }
 

@@ -16,14 +16,20 @@ mod child;
 mod component;
 mod config;
 mod control;
+mod dump;
+mod held;
 mod metrics;
 mod notify;
 mod preflight;
 mod premises;
 mod redis;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade"))]
+mod reexec;
 mod sockets;
 mod state;
 mod suite;
+mod systemd;
+mod watch;
 
 use std::sync::Arc;
 
@@ -32,6 +38,7 @@ use futures_util::future::join_all;
 use gatehouse_chassis::{Process, exit::Fatal};
 
 pub use config::{Config, Limits};
+pub use dump::run_helper;
 pub use preflight::preflight;
 pub use suite::drain_budget;
 
@@ -40,6 +47,7 @@ use crate::{
     child::{Lanes, Launcher, adopt},
     component::{Component, roll},
     control::Control,
+    held::Held,
     metrics::SuiteMetrics,
     notify::Notifications,
     premises::Premises,
@@ -79,8 +87,9 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
 
     // run
+    let held = Held::new(config.held_answer_after, process.metrics(), process.connections(), sockets.public()?);
     let launcher = Launcher::new(&config, &shared, binaries, lanes, sockets, redis, notifications.path().to_owned());
-    let ended = Suite::new(Parts { process, config, launcher, notifications, metrics, state, ends }).run().await;
+    let ended = Suite::new(Parts { process, config, launcher, notifications, metrics, state, ends, held }).run().await;
     drop(premises);
     ended
 }

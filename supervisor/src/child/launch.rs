@@ -37,7 +37,7 @@ use super::{
     output::{Sink, Style, Tail, copy},
     process::Handle,
 };
-use crate::{Config, binaries::Binaries, component::Component, config::Limits, control::millis, redis::Embedded, sockets::Sockets};
+use crate::{Config, binaries::Binaries, component::Component, config::Limits, control::millis, redis::Embedded, sockets::Sockets, watch};
 
 /// `SD_LISTEN_FDS_START`.
 const FIRST_FD: i32 = 3;
@@ -184,6 +184,7 @@ impl Launcher {
         command
             .env("GATEWAY_INSTANCE", which.instance.to_string())
             .env("NOTIFY_SOCKET", &self.notify)
+            .env("WATCHDOG_USEC", watch::WINDOW.as_micros().to_string())
             // Their stderr is a pipe; ours decides what is legible.
             .env("LOG_FORMAT", if self.is_text() { "text" } else { "json" })
             .stdin(Stdio::null());

@@ -102,10 +102,11 @@ impl Launched {
         self.handle.signal(Signal::TERM);
     }
 
-    /// SIGABRT: it is not to go on, and its core may tell why.
+    /// SIGABRT: it is not to go on, and its core may tell why. And SIGCONT, without which a stopped one would not notice.
     pub(crate) fn abort(&self) {
         self.sample();
         self.handle.signal(Signal::ABORT);
+        self.handle.signal(Signal::CONT);
     }
 
     /// SIGKILL, to all that it consists of.

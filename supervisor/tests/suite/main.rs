@@ -7,6 +7,8 @@ mod changes;
 mod control;
 mod drain;
 mod fake;
+mod hang;
+mod held;
 mod process;
 mod redis;
 mod refuse;
