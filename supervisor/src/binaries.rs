@@ -66,7 +66,6 @@ impl Binaries {
     }
 
     /// From now on the file that this process executes: an adopted one comes back as what it was, whatever lies in the directory by now.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver, when it adopts"))]
     pub(crate) fn pin_running(&mut self, component: Component, pid: u32, build: &str) -> io::Result<()> {
         let entry = self.0.iter_mut().find(|(ours, _)| *ours == component).ok_or_else(|| io::Error::other("no binary of ours"))?;
         // A script's process executes its interpreter.

@@ -31,7 +31,7 @@ mod suite;
 mod systemd;
 mod watch;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
@@ -44,14 +44,17 @@ pub use suite::drain_budget;
 
 use crate::{
     binaries::Binaries,
-    child::{Lanes, Launcher, adopt},
-    component::{Component, roll},
+    child::{
+        Lanes, Launcher,
+        adopt::{self, Found},
+    },
+    component::{Component, SlotId, roll},
     control::Control,
     held::Held,
     metrics::SuiteMetrics,
     notify::Notifications,
     premises::Premises,
-    sockets::Sockets,
+    sockets::{OpenError, Sockets},
     state::StateFile,
     suite::{Parts, Suite},
 };
@@ -62,24 +65,17 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let shared = Arc::clone(process.shared());
     let premises = process.inherited(|inherited| Premises::open(&shared, inherited))?;
     let lanes = Lanes::open(&shared.runtime_dir).context("make the directory of the lanes")?;
-    let left = adopt::find(&lanes);
-    let endings = left.iter().map(|found| adopt::end(&lanes, found, shared.budgets.of(found.component.name())));
-    tokio::select! {
-        _ = join_all(endings) => {}
-        // Some of them may still hold our ports; the next start ends them.
-        () = process.shutdown().draining() => return Ok(()),
-    }
+    let mut left = adopt::find(&lanes);
     let binaries = Binaries::pin(&binaries::directory()?).map_err(Fatal::config)?;
     let metrics = SuiteMetrics::new(process.metrics());
     let state = StateFile::open(&shared.state_dir, metrics.state_failures.clone());
-    let slots = roll(&shared, state.pushers(shared.instances(Component::Pusher.name())));
+    let roll = roll(&shared, state.pushers(shared.instances(Component::Pusher.name())));
 
     // build
     let redis = shared.redis.embedded.then(|| redis::Embedded::open(&shared, &config.redis_server)).transpose()?;
 
     // bind
-    let opened = process.inherited(|inherited| Sockets::open(&config.listen, &shared, &slots, inherited, &[]));
-    let sockets = opened.map_err(Fatal::from)?;
+    let Some(sockets) = open_sockets(&process, &config, &roll, &lanes, &mut left).await? else { return Ok(()) };
     let notifications = Notifications::bind(&shared.runtime_dir)?;
     let control_socket = sockets.control()?;
     let (control, ends) = Control::open(&process, &config.access, &premises::control_socket(&shared))?;
@@ -89,7 +85,37 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     // run
     let held = Held::new(config.held_answer_after, process.metrics(), process.connections(), sockets.public()?);
     let launcher = Launcher::new(&config, &shared, binaries, lanes, sockets, redis, notifications.path().to_owned());
-    let ended = Suite::new(Parts { process, config, launcher, notifications, metrics, state, ends, held }).run().await;
+    let ended = Suite::new(Parts { process, config, launcher, notifications, metrics, state, ends, held }).run(left).await;
     drop(premises);
     ended
+}
+
+/// The sockets of all slots and of what is left running: handed on, taken from these processes, or bound. When the kernel keeps them from us, these
+/// processes are ended first, and the sockets bound anew. `None`: it took so long that we were asked to stop.
+async fn open_sockets(
+    process: &Process,
+    config: &Config,
+    roll: &[SlotId],
+    lanes: &Lanes,
+    left: &mut Vec<Found>,
+) -> anyhow::Result<Option<Sockets>> {
+    let shared = process.shared();
+    let open = |left: &[Found]| {
+        let slots: BTreeSet<_> = roll.iter().copied().chain(left.iter().map(Found::slot)).collect();
+        let pids: Vec<_> = left.iter().map(|found| found.pid).collect();
+        process.inherited(|inherited| Sockets::open(&config.listen, shared, &Vec::from_iter(slots), inherited, &pids))
+    };
+    let refused = match open(left) {
+        Err(OpenError::Refused(refused)) => refused,
+        opened => return Ok(Some(opened.map_err(Fatal::from)?)),
+    };
+    tracing::error!("{refused}. They are stopped now, and the suite starts anew");
+    let endings = left.iter().map(|found| adopt::end(lanes, found, shared.budgets.of(found.component.name())));
+    tokio::select! {
+        _ = join_all(endings) => {}
+        // Some of them may still hold our ports; the next start ends them.
+        () = process.shutdown().draining() => return Ok(None),
+    }
+    left.clear();
+    Ok(Some(open(&[]).map_err(Fatal::from)?))
 }

@@ -52,6 +52,8 @@ struct Record {
     /// By the slot's name, `pusher/1`. Slots that were removed are kept: numbers of generations are given once.
     slots: BTreeMap<String, SlotRecord>,
     scale: Option<Scale>,
+    /// The suite had not served yet.
+    starting: bool,
     /// Queued, running, and over.
     changes: Vec<SavedChange>,
 }
@@ -96,6 +98,16 @@ impl StateFile {
     /// Where a slot stands.
     pub(crate) fn note_slot(&mut self, id: SlotId, slot: SlotRecord) {
         self.record.slots.insert(id.to_string(), slot);
+    }
+
+    /// Whether the suite of the last supervisor had not served yet. Of one that is not remembered it is not known, and not believed.
+    pub(crate) const fn was_starting(&self) -> bool {
+        self.record.starting
+    }
+
+    /// Whether ours has not.
+    pub(crate) const fn note_starting(&mut self, starting: bool) {
+        self.record.starting = starting;
     }
 
     /// How changes stand.

@@ -5,6 +5,7 @@
 //! *Serving*: children are replaced one by one, and no loss of one touches another; a supervisor that found children alive begins here. *Draining*: stage by
 //! stage, nothing is started any more.
 
+mod adopt;
 mod changes;
 mod drain;
 mod hang;
@@ -30,7 +31,7 @@ pub use drain::drain_budget;
 
 use crate::{
     Config,
-    child::{Action, Ended, Event, Exit, Launcher, Other, Reason, State, Tail, Then},
+    child::{Action, Ended, Event, Exit, Launcher, Other, Reason, State, Tail, Then, adopt::Found},
     component::{Component, SlotId, roll},
     control::{ControlEnds, Order, millis},
     held::Held,
@@ -63,11 +64,15 @@ pub(crate) struct Suite {
     answers: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32)>>,
     /// Dumps of hung children that are being written.
     dumps: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32)>>,
+    /// Processes that no slot has a place for, on their way out.
+    left_over: FuturesUnordered<LocalBoxFuture<'static, ()>>,
     attention: Attention,
     /// Our own proof of progress, for systemd.
     pulse: Pulse,
     jobs: Jobs,
     phase: Phase,
+    /// It served before, under a supervisor that is no more.
+    goes_on: bool,
     begun: Instant,
     failure: Option<Fatal>,
     aborted: bool,
@@ -107,10 +112,12 @@ impl Suite {
             exits: FuturesUnordered::new(),
             answers: FuturesUnordered::new(),
             dumps: FuturesUnordered::new(),
+            left_over: FuturesUnordered::new(),
             attention: Attention::new(begun),
             pulse,
             jobs: Jobs::default(),
             phase,
+            goes_on: false,
             begun,
             failure: None,
             aborted: false,
@@ -136,9 +143,13 @@ impl Suite {
         self.slots.insert(position, slot);
     }
 
-    /// Runs until every child has ended.
-    pub(crate) async fn run(mut self) -> anyhow::Result<()> {
+    /// Runs until every child has ended. `left` is what a supervisor before has left running.
+    pub(crate) async fn run(mut self, left: Vec<Found>) -> anyhow::Result<()> {
+        self.adopt(left);
         self.resume_orders();
+        if self.parts.process.shutdown().is_draining() {
+            self.begin_drain();
+        }
         self.settle().await;
         while !self.is_over() {
             let wake = self.wake().await;
@@ -173,6 +184,7 @@ impl Suite {
             Some((id, generation, ended)) = self.exits.next() => Wake::Exited(id, generation, ended),
             Some((id, generation)) = self.answers.next() => Wake::Answered(id, generation),
             Some((id, generation)) = self.dumps.next() => Wake::Dumped(id, generation),
+            Some(()) = self.left_over.next() => Wake::Time,
             never = self.pulse.idle() => never,
             said = self.parts.notifications.next() => said.map_or_else(|error| {
                 tracing::warn!(%error, "a notification cannot be read");
@@ -226,9 +238,15 @@ impl Suite {
                 Word::Alive => self.alive(id, generation),
                 Word::Stalled(what) => self.hang(id, generation, what),
                 Word::Extend(by) => self.extend(id, generation, *by),
-                // It is our child, and its parent is told.
-                Word::ExitStatus(_) => {}
+                Word::ExitStatus(status) => self.will_exit(id, generation, *status),
             }
+        }
+    }
+
+    /// Of a child of ours the kernel knows better.
+    fn will_exit(&self, id: SlotId, generation: u32, status: i32) {
+        if let Some(process) = self.slot(id).and_then(|slot| slot.process(generation)) {
+            process.launched.will_exit_with(status);
         }
     }
 
@@ -306,6 +324,7 @@ impl Suite {
         let launched = self.parts.launcher.launch(component, instance, generation, &tail);
         let Some(slot) = self.slot_mut(id) else { return };
         slot.restarts += u32::from(reason.is_some());
+        slot.stale = false;
         let (launched, ended) = match launched {
             Ok(launched) => launched,
             Err(error) => {
@@ -378,22 +397,27 @@ impl Suite {
 
     /// What follows from where all stand now.
     async fn settle(&mut self) {
+        if matches!(self.phase, Phase::Starting { .. }) && (self.goes_on || self.has_started()) {
+            self.phase = Phase::Serving;
+            self.parts.process.ready().await;
+            // What follows says otherwise if it is.
+            self.healthy = true;
+            if !self.goes_on {
+                tracing::info!(start_ms = millis(self.begun.elapsed()), "suite ready");
+            }
+        }
         self.advance_changes();
         match self.phase {
             Phase::Draining { .. } => self.advance_drain(),
-            Phase::Starting { .. } | Phase::Serving => self.start_what_can(),
+            Phase::Starting { .. } | Phase::Serving => {
+                self.replace_stale();
+                self.start_what_can();
+            }
         }
         self.watch_held();
         // Every slot that anybody wants to run.
         let ready = self.slots.iter().filter(|slot| !slot.leaving).all(|slot| slot.machine.is_ready());
-        if self.has_started() && matches!(self.phase, Phase::Starting { .. }) {
-            self.phase = Phase::Serving;
-            self.healthy = ready;
-            let start_ms = millis(self.begun.elapsed());
-            tracing::info!(start_ms, "suite ready");
-            self.parts.process.ready().await;
-            self.parts.process.dependency("", ready).await;
-        } else if self.phase == Phase::Serving && ready != self.healthy {
+        if self.phase == Phase::Serving && ready != self.healthy {
             self.healthy = ready;
             self.parts.process.dependency("", ready).await;
         }
@@ -402,6 +426,7 @@ impl Suite {
     }
 
     fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Draining { .. }) && self.slots.iter().all(|slot| slot.machine.is_stopped())
+        let ended = self.slots.iter().all(|slot| slot.machine.is_stopped()) && self.left_over.is_empty();
+        ended && matches!(self.phase, Phase::Draining { .. })
     }
 }

@@ -18,7 +18,10 @@ use super::{
     launch::GENERATION,
     process::{Handle, Launched, Stat, kill_exactly},
 };
-use crate::{binaries, component::Component};
+use crate::{
+    binaries,
+    component::{Component, SlotId},
+};
 
 /// How long a killed process may take to be gone.
 const KILLED: Duration = Duration::from_secs(2);
@@ -64,6 +67,11 @@ pub(crate) async fn end(lanes: &Lanes, found: &Found, budget: Duration) {
 }
 
 impl Found {
+    /// Whose process it is.
+    pub(crate) const fn slot(&self) -> SlotId {
+        SlotId { component: self.component, instance: self.instance }
+    }
+
     /// That very process, confined again, as if it were of our own starting; or an error when it is gone.
     pub(super) fn watch(
         &self,

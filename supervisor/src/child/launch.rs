@@ -112,13 +112,17 @@ impl Launcher {
         &mut self.sockets
     }
 
+    /// Who may run.
+    pub(crate) const fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
     /// The embedded server.
     pub(crate) const fn redis(&self) -> Option<&Embedded> {
         self.redis.as_ref()
     }
 
     /// What is executed from the next start on.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for upgrades, rollbacks and adoption"))]
     pub(crate) const fn binaries(&self) -> &RefCell<Binaries> {
         &self.binaries
     }
@@ -157,7 +161,6 @@ impl Launcher {
     }
 
     /// Takes over a process that another supervisor started; else the same as [`Launcher::launch`]. An error: it has gone.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver"))]
     pub(crate) fn adopt(&self, found: &Found, tail: &Tail) -> io::Result<(Launched, impl Future<Output = Ended> + use<>)> {
         let which = Which { component: found.component, instance: found.instance, generation: found.generation };
         let (launched, ended) = found.watch(&self.lanes, &|| {

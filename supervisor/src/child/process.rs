@@ -116,7 +116,6 @@ impl Launched {
     }
 
     /// It says that it is leaving with that status (`EXIT_STATUS=`). Of a child of ours the kernel knows better.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver, which hears the notifications"))]
     pub(crate) fn will_exit_with(&self, status: i32) {
         self.said.send_replace(Some(status));
     }

@@ -64,6 +64,7 @@ impl Suite {
             let stopped_by = slot.stopped_by.clone().filter(|_| memory.stopped_by_operator);
             self.parts.state.note_slot(slot.id, SlotRecord { memory, restarts: slot.restarts, stopped_by });
         }
+        self.parts.state.note_starting(matches!(self.phase, Phase::Starting { .. }));
         self.parts.state.note_changes(self.parts.ends.desk.snapshot());
         self.parts.state.write();
     }

@@ -38,6 +38,8 @@ pub(crate) struct Slot {
     pub(crate) stopped: Option<Stopped>,
     /// It is being removed: nobody is to give it new work.
     pub(crate) leaving: bool,
+    /// It was there before us, and its sockets are no longer ours.
+    pub(crate) stale: bool,
 }
 
 /// A process that runs.
@@ -87,6 +89,7 @@ impl Slot {
             stopped_by: None,
             stopped: None,
             leaving: false,
+            stale: false,
         }
     }
 

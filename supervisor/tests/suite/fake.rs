@@ -116,7 +116,9 @@ async fn component() {
         () = stopping => {}
     }
     say("end");
-    process::exit(told("code=").map_or(0, |code| code.parse().unwrap()));
+    let code = told("code=").map_or(0, |code| code.parse().unwrap());
+    let _unheard = sd_notify::notify(&[NotifyState::Custom(&format!("EXIT_STATUS={code}"))]);
+    process::exit(code);
 }
 
 /// One request a connection.

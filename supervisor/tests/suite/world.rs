@@ -134,8 +134,13 @@ impl World {
     /// The same, and its verdict.
     pub async fn change(&self, change: change_request::Change) -> ChangeStatus {
         let change_id = self.begin(change).await;
+        self.verdict(&change_id).await
+    }
+
+    /// What comes of a change.
+    pub async fn verdict(&self, change_id: &str) -> ChangeStatus {
         let channel = ipc::channel(self.path("run/supervisor.sock"));
-        let verdict = SupervisorClient::new(channel).verdict(VerdictRequest { change_id, wait: true }).await;
+        let verdict = SupervisorClient::new(channel).verdict(VerdictRequest { change_id: change_id.to_owned(), wait: true }).await;
         verdict.unwrap_or_else(|status| panic!("{status}: {}", self.read("stderr"))).into_inner().change.unwrap()
     }
 
