@@ -9,6 +9,8 @@
 //! ```
 //!
 //! Everything that listens is bound here once and lent to each generation of a child by `LISTEN_FDS`, so that a dead child means a queue, not a refusal.
+//!
+//! A supervisor that dies leaves all of it running. The next one finds the processes by their lanes, takes the sockets, and goes on.
 
 mod audit;
 mod binaries;

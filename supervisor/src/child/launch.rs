@@ -37,7 +37,16 @@ use super::{
     output::{Sink, Style, Tail, copy},
     process::Handle,
 };
-use crate::{Config, binaries::Binaries, component::Component, config::Limits, control::millis, redis::Embedded, sockets::Sockets, watch};
+use crate::{
+    Config,
+    binaries::{Binaries, build_of},
+    component::Component,
+    config::Limits,
+    control::millis,
+    redis::Embedded,
+    sockets::Sockets,
+    watch,
+};
 
 /// `SD_LISTEN_FDS_START`.
 const FIRST_FD: i32 = 3;
@@ -248,6 +257,7 @@ impl Launcher {
         let started = SystemTime::now();
         let (file, taken) = claim.map(|claim| (claim.file, claim.taken)).unzip();
         let handle = Handle::open(pid)?.within(self.confine(which.component, pid, leaf));
+        let build = if build.is_empty() { build_of(pid) } else { build };
         if let Some(file) = file {
             let record = Record {
                 pid,
