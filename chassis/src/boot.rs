@@ -272,6 +272,8 @@ fn print_lines(lines: &[String]) {
 /// The first SIGTERM or SIGINT drains, the second aborts.
 fn watch_signals(process: &Process) -> std::io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // A process that executed us may have held them back until now.
+    nix::sys::signal::SigSet::all().thread_unblock()?;
     let shutdown = process.shutdown().clone();
     let watch = async move {
         for _ in 0..2 {

@@ -79,6 +79,12 @@ impl Inherited {
         first
     }
 
+    /// Another descriptor of each that was not taken yet, with its name.
+    pub fn duplicates(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let each = self.0.iter().flat_map(|(name, lent)| lent.iter().map(move |fd| Ok((name.clone(), fd.try_clone()?))));
+        each.collect()
+    }
+
     /// The names of those that were not taken yet.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

@@ -48,15 +48,30 @@ enum Program {
 impl Binaries {
     /// Those in the directory. Every problem at once.
     pub(crate) fn pin(dir: &Path) -> Result<Self, String> {
+        Self::pin_or(dir, |_| Ok(None))
+    }
+
+    /// Files that are open already; the rest from the directory.
+    pub(crate) fn pin_or(dir: &Path, open: impl Fn(Component) -> io::Result<Option<File>>) -> Result<Self, String> {
         let (mut pinned, mut problems) = (Vec::new(), Vec::new());
         for component in Component::OURS {
             let path = dir.join(file_name(component));
-            match Pinned::open(&path) {
+            let program = open(component).and_then(|file| file.map_or_else(|| Pinned::open(&path), |file| Pinned::of(file, &path)));
+            match program {
                 Ok(program) => pinned.push((component, Rc::new(program))),
                 Err(error) => problems.push(format!("{} cannot be executed: {error}", path.display())),
             }
         }
         if problems.is_empty() { Ok(Self(pinned)) } else { Err(problems.join("; ")) }
+    }
+
+    /// Those that are executed by their descriptors, for a successor that may have to start them again.
+    pub(crate) fn open_files(&self) -> io::Result<Vec<(Component, OwnedFd)>> {
+        let files = self.0.iter().filter_map(|(component, pinned)| match &pinned.program {
+            Program::Open(fd) => Some(fd.try_clone().map(|fd| (*component, fd))),
+            Program::Script(_) => None,
+        });
+        files.collect()
     }
 
     /// That of one component. Redis is none of ours.
@@ -80,7 +95,10 @@ impl Binaries {
 
 impl Pinned {
     fn open(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
+        Self::of(File::open(path)?, path)
+    }
+
+    fn of(mut file: File, path: &Path) -> io::Result<Self> {
         if file.metadata()?.mode() & 0o111 == 0 {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
@@ -123,6 +141,12 @@ pub(crate) fn file_name(component: Component) -> String {
 pub(crate) fn build_of(pid: u32) -> String {
     let id = File::open(format!("/proc/{pid}/exe")).and_then(|file| build::id(&file));
     id.map(|id| format!("({id})")).unwrap_or_default()
+}
+
+/// Our own: `0.1.0 (1a2b3c4d)`.
+pub(crate) fn own_build() -> String {
+    let id = File::open("/proc/self/exe").and_then(|file| build::id(&file));
+    id.map_or_else(|_| env!("CARGO_PKG_VERSION").to_owned(), |id| with_version(&id))
 }
 
 /// A program by path or, without a slash, in PATH.

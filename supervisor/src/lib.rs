@@ -25,12 +25,12 @@ mod notify;
 mod preflight;
 mod premises;
 mod redis;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade"))]
 mod reexec;
 mod sockets;
 mod state;
 mod suite;
 mod systemd;
+mod upgrade;
 mod watch;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -59,37 +59,58 @@ use crate::{
     sockets::{OpenError, Sockets},
     state::StateFile,
     suite::{Parts, Suite},
+    upgrade::Before,
 };
 
 /// The supervisor, from the lock on its directories to the report of the drain.
 pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
+    let mut before = process.inherited(Before::take).context("take what the supervisor before handed on")?;
+    let shared = Arc::clone(process.shared());
+    let opened = open(process, config, before.as_mut()).await;
+    match (opened, before) {
+        (Ok(Some((parts, left))), before) => Suite::new(Parts { before, ..parts }).run(left).await,
+        (Ok(None), _) => Ok(()),
+        (Err(error), Some(before)) => Err(upgrade::go_back(before, &shared.state_dir, error)),
+        (Err(error), None) => Err(error),
+    }
+}
+
+/// Everything that the driver needs, and what runs already. `None`: it took so long that we were asked to stop.
+async fn open(process: Process, config: Config, before: Option<&mut Before>) -> anyhow::Result<Option<(Parts, Vec<Found>)>> {
     // open: what must be ours alone before anything is touched
     let shared = Arc::clone(process.shared());
     let premises = process.inherited(|inherited| Premises::open(&shared, inherited))?;
     let lanes = Lanes::open(&shared.runtime_dir).context("make the directory of the lanes")?;
     let mut left = adopt::find(&lanes);
-    let binaries = Binaries::pin(&binaries::directory()?).map_err(Fatal::config)?;
     let metrics = SuiteMetrics::new(process.metrics());
     let state = StateFile::open(&shared.state_dir, metrics.state_failures.clone());
+    let binaries = match (before.as_deref(), state.upgrade()) {
+        (Some(before), Some(upgrade)) if upgrade.back.is_some() => before.binaries(&upgrade.before),
+        (Some(_), Some(upgrade)) => Binaries::pin(&upgrade.directory),
+        _ => Binaries::pin(&binaries::directory()?),
+    };
+    let binaries = binaries.map_err(Fatal::config)?;
     let roll = roll(&shared, state.pushers(shared.instances(Component::Pusher.name())));
 
     // build
     let redis = shared.redis.embedded.then(|| redis::Embedded::open(&shared, &config.redis_server)).transpose()?;
 
     // bind
-    let Some(sockets) = open_sockets(&process, &config, &roll, &lanes, &mut left).await? else { return Ok(()) };
+    let Some(sockets) = open_sockets(&process, &config, &roll, &lanes, &mut left).await? else { return Ok(None) };
     let notifications = Notifications::bind(&shared.runtime_dir)?;
     let control_socket = sockets.control()?;
     let (control, ends) = Control::open(&process, &config.access, &premises::control_socket(&shared))?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
-
-    // run
     let held = Held::new(config.held_answer_after, process.metrics(), process.connections(), sockets.public()?);
     let launcher = Launcher::new(&config, &shared, binaries, lanes, sockets, redis, notifications.path().to_owned());
-    let ended = Suite::new(Parts { process, config, launcher, notifications, metrics, state, ends, held }).run(left).await;
-    drop(premises);
-    ended
+
+    // from here on there is no way back but by the driver
+    if let Some(before) = before {
+        before.opened();
+    }
+    let parts = Parts { process, config, launcher, notifications, metrics, state, ends, held, premises, before: None };
+    Ok(Some((parts, left)))
 }
 
 /// The sockets of all slots and of what is left running: handed on, taken from these processes, or bound. When the kernel keeps them from us, these

@@ -176,7 +176,6 @@ impl Sockets {
     }
 
     /// All of them with their names, for the supervisor that is executed in our place.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade"))]
     pub(crate) fn handed_on(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         self.all.iter().map(|socket| Ok((socket.wanted.name.clone(), socket.fd.try_clone()?))).collect()
     }

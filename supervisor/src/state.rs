@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use gatehouse_proto::internal::v1::ChangeStatus;
 
-use crate::{child::Memory, component::SlotId};
+use crate::{child::Memory, component::SlotId, upgrade::Upgrade};
 use change::SavedChange;
 
 /// The file, and what it should say.
@@ -54,6 +54,8 @@ struct Record {
     scale: Option<Scale>,
     /// The suite had not served yet.
     starting: bool,
+    /// Under way.
+    upgrade: Option<Upgrade>,
     /// Queued, running, and over.
     changes: Vec<SavedChange>,
 }
@@ -108,6 +110,21 @@ impl StateFile {
     /// Whether ours has not.
     pub(crate) const fn note_starting(&mut self, starting: bool) {
         self.record.starting = starting;
+    }
+
+    /// The upgrade that is under way: of the supervisor before, and then of this one.
+    pub(crate) const fn upgrade(&self) -> Option<&Upgrade> {
+        self.record.upgrade.as_ref()
+    }
+
+    /// How it stands.
+    pub(crate) fn note_upgrade(&mut self, upgrade: Option<Upgrade>) {
+        self.record.upgrade = upgrade;
+    }
+
+    /// Whether the next supervisor would find all that was noted before the last [`StateFile::write`].
+    pub(crate) const fn is_written(&self) -> bool {
+        !self.failing
     }
 
     /// How changes stand.

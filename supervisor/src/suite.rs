@@ -15,8 +15,9 @@ mod publish;
 mod report;
 mod slot;
 mod start;
+mod upgrade;
 
-use std::time::Instant;
+use std::{future::pending, time::Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
 use gatehouse_chassis::{
@@ -30,18 +31,21 @@ use tokio::time::sleep_until;
 pub use drain::drain_budget;
 
 use crate::{
-    Config,
+    Config, binaries,
     child::{Action, Ended, Event, Exit, Launcher, Other, Reason, State, Tail, Then, adopt::Found},
     component::{Component, SlotId, roll},
     control::{ControlEnds, Order, millis},
     held::Held,
     metrics::SuiteMetrics,
     notify::{Notifications, Word},
+    premises::Premises,
     state::StateFile,
+    upgrade::Before,
     watch::Attention,
 };
 use jobs::Jobs;
 use slot::Slot;
+use upgrade::Next;
 
 /// What the driver is made of; see [`crate::serve`].
 pub(crate) struct Parts {
@@ -53,6 +57,9 @@ pub(crate) struct Parts {
     pub(crate) state: StateFile,
     pub(crate) ends: ControlEnds,
     pub(crate) held: Held,
+    pub(crate) premises: Premises,
+    /// The supervisor that executed us, until the upgrade is over.
+    pub(crate) before: Option<Before>,
 }
 
 /// Owner of the children.
@@ -77,6 +84,10 @@ pub(crate) struct Suite {
     failure: Option<Fatal>,
     aborted: bool,
     healthy: bool,
+    /// Of an upgrade: what is to be executed, once it has been checked.
+    next: Option<LocalBoxFuture<'static, Result<Next, String>>>,
+    /// Our own.
+    build: String,
 }
 
 /// Where the suite stands.
@@ -94,6 +105,7 @@ enum Wake {
     Said(u32, Vec<Word>),
     Order(Box<Order>),
     Dumped(SlotId, u32),
+    Prepared(Result<Next, String>),
     Time,
     Look,
     Drain,
@@ -122,6 +134,8 @@ impl Suite {
             failure: None,
             aborted: false,
             healthy: false,
+            next: None,
+            build: binaries::own_build(),
         };
         let pushers = this.parts.state.pushers(this.parts.process.shared().instances(Component::Pusher.name()));
         for slot in roll(this.parts.process.shared(), pushers) {
@@ -162,6 +176,7 @@ impl Suite {
                 Wake::Said(pid, words) => self.said(pid, &words),
                 Wake::Order(order) => self.jobs.queue(*order),
                 Wake::Dumped(id, generation) => self.dumped(id, generation),
+                Wake::Prepared(next) => self.prepared(next),
                 Wake::Time => self.tick(),
                 Wake::Look => {}
                 Wake::Drain => self.begin_drain(),
@@ -185,6 +200,7 @@ impl Suite {
             Some((id, generation)) = self.answers.next() => Wake::Answered(id, generation),
             Some((id, generation)) = self.dumps.next() => Wake::Dumped(id, generation),
             Some(()) = self.left_over.next() => Wake::Time,
+            next = prepared(&mut self.next) => Wake::Prepared(next),
             never = self.pulse.idle() => never,
             said = self.parts.notifications.next() => said.map_or_else(|error| {
                 tracing::warn!(%error, "a notification cannot be read");
@@ -429,4 +445,12 @@ impl Suite {
         let ended = self.slots.iter().all(|slot| slot.machine.is_stopped()) && self.left_over.is_empty();
         ended && matches!(self.phase, Phase::Draining { .. })
     }
+}
+
+/// What comes of that future. Nothing is lost when this one is dropped.
+async fn prepared(next: &mut Option<LocalBoxFuture<'static, Result<Next, String>>>) -> Result<Next, String> {
+    let Some(preparing) = next else { return pending().await };
+    let prepared = preparing.await;
+    *next = None;
+    prepared
 }

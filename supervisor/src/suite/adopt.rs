@@ -122,6 +122,10 @@ impl Suite {
 
     /// What is started in its place is the same, whatever lies in the directory by now.
     fn pin(&self, found: &Found) {
+        if self.parts.before.is_some() {
+            // An upgrade says itself what is to be started.
+            return;
+        }
         let pinned = self.parts.launcher.binaries().borrow_mut().pin_running(found.component, found.pid, &found.build);
         if let Err(error) = pinned {
             tracing::warn!(component = found.component.name(), child.pid = found.pid, %error, "its binary cannot be had; it would be replaced by the installed one");

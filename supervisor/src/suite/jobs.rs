@@ -42,6 +42,12 @@ pub(super) enum Task {
     Add,
     /// Stop and remove it.
     Remove,
+    /// Nothing: another supervisor is about to be executed.
+    HandOver,
+    /// As `Restart`, of an upgrade.
+    Roll,
+    /// The same, when it has failed; it leaves none out.
+    Back,
 }
 
 /// The slot whose turn it is.
@@ -101,6 +107,12 @@ impl Jobs {
     /// Those under way, taken out to be looked at; they are put back by [`Jobs::begin`].
     pub(super) fn take_running(&mut self) -> Vec<Job> {
         std::mem::take(&mut self.running)
+    }
+
+    /// The one that waits for another supervisor, taken out.
+    pub(super) fn take_handing_over(&mut self) -> Option<Job> {
+        let position = self.running.iter().position(|job| job.task == Task::HandOver)?;
+        Some(self.running.remove(position))
     }
 
     /// Everything that waits, taken out: it will not be done any more.

@@ -28,7 +28,7 @@ impl Suite {
             draining,
             instances,
             listeners: self.parts.launcher.sockets().listed(),
-            build: env!("CARGO_PKG_VERSION").to_owned(),
+            build: self.build.clone(),
             ..StatusResponse::default()
         };
         let changed = self.parts.ends.snapshot.send_if_modified(|snapshot| {

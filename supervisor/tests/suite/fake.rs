@@ -24,13 +24,18 @@ use tokio::{
 
 /// Puts the scripts in place.
 pub fn install(dir: &Path) -> PathBuf {
-    let bin = dir.join("bin");
+    install_release(dir, "bin", "")
+}
+
+/// The same in another directory; what `{dir}/{component}{release}.behaviour` and `.check` say is for these.
+pub fn install_release(dir: &Path, name: &str, release: &str) -> PathBuf {
+    let bin = dir.join(name);
     fs::create_dir(&bin).unwrap();
     let test = env::current_exe().unwrap();
     for component in ["edge", "pusher", "auditor", "admin"] {
         let script = format!(
-            "#!/bin/sh\nif [ \"$1\" = --check ]; then\n  if [ -f '{dir}/{component}.check' ]; then cat '{dir}/{component}.check' >&2; exit 78; fi\n  exit 0\nfi\n\
-             export FAKE_COMPONENT={component} FAKE_DIR='{dir}'\nexec '{test}' fake::component --exact --nocapture --quiet\n",
+            "#!/bin/sh\nif [ \"$1\" = --check ]; then\n  if [ -f '{dir}/{component}{release}.check' ]; then cat '{dir}/{component}{release}.check' >&2; exit 78; fi\n  exit 0\nfi\n\
+             export FAKE_COMPONENT={component} FAKE_DIR='{dir}' FAKE_RELEASE='{release}'\nexec '{test}' fake::component --exact --nocapture --quiet\n",
             dir = dir.display(),
             test = test.display(),
         );
@@ -58,10 +63,11 @@ async fn component() {
         events.write_all(format!("{what} {component}-{instance} {pid}\n").as_bytes()).unwrap();
     };
     let say = |what: &str| say_of(what, process::id());
-    let behaviour = fs::read_to_string(dir.join(format!("{component}.behaviour"))).unwrap_or_default();
+    let release = env::var("FAKE_RELEASE").unwrap();
+    let behaviour = fs::read_to_string(dir.join(format!("{component}{release}.behaviour"))).unwrap_or_default();
     let told = |word: &str| behaviour.split_whitespace().find_map(|told| told.strip_prefix(word)).map(ToOwned::to_owned);
     let mut term = signal(SignalKind::terminate()).unwrap();
-    say("start");
+    say(&format!("start{release}"));
     say(&format!("lent={}", env::var("LISTEN_FDNAMES").unwrap()));
     eprintln!(r#"{{"level":"INFO","message":"{component} speaks"}}"#);
     println!(r#"{{"trail":"{component}"}}"#);

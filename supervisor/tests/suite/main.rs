@@ -17,4 +17,5 @@ mod restart;
 mod start;
 mod store;
 mod systemd;
+mod upgrade;
 mod world;

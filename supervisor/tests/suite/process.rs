@@ -87,8 +87,8 @@ async fn a_full_disk_under_the_lanes_keeps_nobody_from_starting() {
     // Whatever is written there finds the disk full.
     symlink("/dev/full", lanes.join("auditor-0.a")).unwrap();
     world.ready().await;
-    assert!(world.read("stderr").contains("its lane does not say who holds it"), "{}", world.read("stderr"));
     assert!(world.stop().await.success());
+    assert!(world.read("stderr").contains("its lane does not say who holds it"), "{}", world.read("stderr"));
 }
 
 #[tokio::test]

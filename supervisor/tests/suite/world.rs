@@ -137,11 +137,18 @@ impl World {
         self.verdict(&change_id).await
     }
 
-    /// What comes of a change.
+    /// What comes of a change, even if one supervisor hands it to the next.
     pub async fn verdict(&self, change_id: &str) -> ChangeStatus {
-        let channel = ipc::channel(self.path("run/supervisor.sock"));
-        let verdict = SupervisorClient::new(channel).verdict(VerdictRequest { change_id: change_id.to_owned(), wait: true }).await;
-        verdict.unwrap_or_else(|status| panic!("{status}: {}", self.read("stderr"))).into_inner().change.unwrap()
+        let begun = Instant::now();
+        loop {
+            let channel = ipc::channel(self.path("run/supervisor.sock"));
+            let request = VerdictRequest { change_id: change_id.to_owned(), wait: true };
+            match SupervisorClient::new(channel).verdict(request).await {
+                Ok(verdict) => return verdict.into_inner().change.unwrap(),
+                Err(status) => assert!(begun.elapsed() < PATIENCE, "{status}: {}", self.read("stderr")),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub async fn metrics(&self) -> String {
