@@ -65,7 +65,7 @@ pub async fn serve(process: Process, _: Config) -> anyhow::Result<()> {
     let scraper = Scraper::new(&process);
     let router = http::router(&process, operations.clone(), scraper, tokens);
 
-    process.serve_local(|routes| routes.add_service(AdminServer::new(Service(operations))))?;
+    process.serve_local_until_drain(|routes| routes.add_service(AdminServer::new(Service(operations))))?;
     if let Some(listener) = process.listener("admin")? {
         process.serve("admin", listener, router);
     }

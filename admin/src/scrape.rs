@@ -9,11 +9,14 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use gatehouse_chassis::{Process, ipc, metrics::Metrics};
+use gatehouse_chassis::{
+    Process,
+    ipc::{self, Channel},
+    metrics::Metrics,
+};
 use gatehouse_proto::internal::v1::{MetricsRequest, process_client::ProcessClient};
 use prometheus::IntCounterVec;
 use tokio::time::timeout;
-use tonic::transport::Channel;
 
 use crate::exposition;
 

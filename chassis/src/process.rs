@@ -15,7 +15,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     Shutdown,
     config::Shared,
-    connections::{self, ConnectionMetrics},
+    connections::{self, ConnectionMetrics, Farewell},
     exit::Fatal,
     ipc::ProcessService,
     metrics::Metrics,
@@ -122,22 +122,32 @@ impl Process {
 
     /// Serves a router on a listener until the drain is over.
     pub fn serve(&self, name: &'static str, listener: Listener, router: axum::Router) {
-        let serve = connections::serve(name, listener, router, self.inner.connections.clone(), self.inner.shutdown.clone());
-        self.spawn(name, serve);
+        let (metrics, shutdown) = (self.inner.connections.clone(), self.inner.shutdown.clone());
+        let farewell = Farewell::within(self.inner.shared.budgets.of(self.inner.name));
+        self.spawn(name, connections::serve(name, listener, router, metrics, farewell, shutdown));
     }
 
-    /// Serves health, metrics and what `extend` adds on the local socket. Nothing without the socket, as in tests.
-    pub fn serve_local(&self, extend: impl FnOnce(Routes) -> Routes) -> anyhow::Result<()> {
+    /// Serves health, metrics and what `extend` adds on the local socket, until the drain begins: from then on its callers are the next generation's, which
+    /// accepts on the same socket. Calls under way are finished; later ones are refused unprocessed. Nothing without the socket, as in tests.
+    pub fn serve_local_until_drain(&self, extend: impl FnOnce(Routes) -> Routes) -> anyhow::Result<()> {
+        self.serve_local(self.inner.shutdown.clone(), extend)
+    }
+
+    /// The same for a process that has no other generation beside it: until everything else is done.
+    pub fn serve_local_to_the_end(&self, extend: impl FnOnce(Routes) -> Routes) -> anyhow::Result<()> {
+        self.serve_local(self.inner.local.clone(), extend)
+    }
+
+    fn serve_local(&self, until: Shutdown, extend: impl FnOnce(Routes) -> Routes) -> anyhow::Result<()> {
         let Some(listener) = self.listener("local")? else { return Ok(()) };
         let routes = self.inner.health_routes.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let routes = extend(routes.context("the local socket is served twice")?);
-        let local = &self.inner.local;
-        let serve = connections::serve("local", listener, routes.into_axum_router(), self.inner.connections.clone(), local.clone());
-        local.spawn("local", serve);
+        let router = extend(routes.context("the local socket is served twice")?).into_axum_router();
+        let metrics = self.inner.connections.clone();
+        self.inner.local.spawn("local", connections::serve("local", listener, router, metrics, Farewell::at_once(), until));
         Ok(())
     }
 
-    /// Ends the local socket, last of all, so that health and metrics can be asked until everything else is done.
+    /// Ends what is left on the local socket, last of all.
     pub(crate) async fn close_local(&self) {
         let local = &self.inner.local;
         local.drain();

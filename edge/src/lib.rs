@@ -42,7 +42,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let gateway = door::router(&process, gateway::Door { commands, relay }).await?;
 
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);
-    process.serve_local(|routes| routes)?;
+    process.serve_local_until_drain(|routes| routes)?;
 
     process.serve("grpc", grpc, gateway);
     process.serve("http", http, public.router());

@@ -72,7 +72,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
             Some((listener, door::router(&process, direct).await?))
         }
     };
-    process.serve_local(|routes| routes.add_service(PushServer::new(attach)))?;
+    process.serve_local_until_drain(|routes| routes.add_service(PushServer::new(attach)))?;
 
     // Run
     process.dependency("redis", true).await;

@@ -26,16 +26,11 @@ pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -
     }
     sessions.heard();
     let mut tail = Tail::new(&redis, stream, position.max(newest));
-    let shutdown = process.shutdown().clone();
-    process.spawn("session-feed", async move {
+    // A draining process still serves those who have not left: a revocation is theirs, too.
+    process.shutdown().spawn_companion("session-feed", async move {
         let mut lost = false;
         loop {
-            // A draining process opens nothing new and closes its streams, so that later revocations find nothing to end.
-            let batch = tokio::select! {
-                batch = tail.next() => batch,
-                () = shutdown.draining() => break,
-            };
-            match batch {
+            match tail.next().await {
                 Ok(batch) => {
                     if batch.wiped || batch.trimmed.is_some() {
                         tracing::warn!("the session stream lost entries before they were read here; sessions are read again");

@@ -59,7 +59,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let notifications = Notifications::bind(&shared.runtime_dir)?;
     let control_socket = premises.bind_control()?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
-    process.serve_local(|routes| routes.add_service(control.into_server()))?;
+    process.serve_local_to_the_end(|routes| routes.add_service(control.into_server()))?;
 
     // run
     let launcher = Launcher::new(&config, &shared, sockets, redis, notifications.path().to_owned());

@@ -3,9 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use gatehouse_chassis::{ipc, redis::Redis};
+use gatehouse_chassis::{
+    ipc::{self, Channel},
+    redis::Redis,
+};
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 use crate::relay::Pushers;
 

@@ -7,7 +7,7 @@ use gatehouse_chassis::{config::Shared, ipc, metrics::Metrics};
 use gatehouse_proto::internal::v1::{AttachRequest, push_client::PushClient};
 use gatehouse_sessions::{Refusal, verdict};
 use prometheus::IntCounterVec;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming};
 
 use super::rendezvous::ranked;
 
