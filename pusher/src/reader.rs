@@ -52,16 +52,11 @@ impl Reader {
         Self { process, tail, hub, floor, epoch, last_heard: Instant::now(), lost: false, complaints: HashMap::new() }
     }
 
-    /// Reads until the drain begins. Says on `caught_up` when the first read has come: it began where the stream ended.
+    /// Reads for as long as the process lives. Says on `caught_up` when the first read has come: it began where the stream ended.
     pub async fn run(mut self, caught_up: oneshot::Sender<()>) {
-        let shutdown = self.process.shutdown().clone();
         let mut caught_up = Some(caught_up);
         loop {
-            let batch = tokio::select! {
-                batch = self.tail.next() => batch,
-                () = shutdown.draining() => break,
-            };
-            match batch {
+            match self.tail.next().await {
                 Ok(batch) => {
                     self.take(batch).await;
                     if let Some(caught_up) = caught_up.take() {

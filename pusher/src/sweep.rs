@@ -5,14 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gatehouse_chassis::Shutdown;
-
 use crate::{config::Push, hub::Hub};
 
-/// Sweeps until the process drains.
-pub async fn run(hub: Arc<Hub>, shutdown: Shutdown) {
+/// Sweeps for as long as the process lives.
+pub async fn run(hub: Arc<Hub>) {
     let period = period(hub.settings());
-    while tokio::time::timeout(period, shutdown.draining()).await.is_err() {
+    loop {
+        tokio::time::sleep(period).await;
         hub.sweep(Instant::now());
     }
 }

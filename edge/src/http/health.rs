@@ -37,7 +37,8 @@ impl Dependencies {
 
     /// One that serves is enough: streams move to it.
     async fn any_pusher(&self) -> bool {
-        let asked: FuturesUnordered<_> = self.pushers.channels().iter().map(|channel| ipc::is_serving(channel, "", BOUND)).collect();
+        let channels = self.pushers.channels();
+        let asked: FuturesUnordered<_> = channels.iter().map(|channel| ipc::is_serving(channel, "", BOUND)).collect();
         asked.any(std::future::ready).await
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use gatehouse_chassis::{
     Shutdown,
-    connections::{ConnectionMetrics, serve},
+    connections::{ConnectionMetrics, Farewell, serve},
     metrics::Metrics,
     sockets::Listener,
 };
@@ -42,7 +42,7 @@ impl Server {
     fn on(socket: OwnedFd, router: axum::Router, address: Option<SocketAddr>) -> Self {
         let shutdown = Shutdown::default();
         let metrics = ConnectionMetrics::new(&Metrics::new("fake", 0));
-        shutdown.spawn("fake", serve("fake", Listener::from_fd(socket).unwrap(), router, metrics, shutdown.clone()));
+        shutdown.spawn("fake", serve("fake", Listener::from_fd(socket).unwrap(), router, metrics, Farewell::at_once(), shutdown.clone()));
         Self { shutdown, address }
     }
 
