@@ -91,7 +91,8 @@ pub async fn serve(
         .max_concurrent_streams(max_streams)
         .keep_alive_interval(Some(Duration::from_secs(20)))
         .keep_alive_timeout(Duration::from_secs(10));
-    let host = Arc::new(Host { name, builder, router, errors: metrics.errors.clone(), open: open.clone(), farewell, shutdown: shutdown.clone() });
+    let host =
+        Arc::new(Host { name, builder, router, errors: metrics.errors.clone(), open: open.clone(), farewell, shutdown: shutdown.clone() });
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener) => accepted,
@@ -162,8 +163,15 @@ impl Host {
     }
 
     /// Answers what comes. Whether the client may still be there.
-    async fn converse(&self, lent: Lent, peer: Peer, traffic: &Arc<Traffic>, mut notice: Pin<&mut (impl Future<Output = ()> + Send)>) -> bool {
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(lent), service_fn(|request| self.answer(request, peer, traffic))));
+    async fn converse(
+        &self,
+        lent: Lent,
+        peer: Peer,
+        traffic: &Arc<Traffic>,
+        mut notice: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> bool {
+        let mut connection =
+            pin!(self.builder.serve_connection(TokioIo::new(lent), service_fn(|request| self.answer(request, peer, traffic))));
         let leaving = async {
             if !traffic.notice().is_given() {
                 notice.as_mut().await;

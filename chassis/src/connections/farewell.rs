@@ -47,7 +47,12 @@ impl Farewell {
     /// For clients, whose process has that budget for its drain.
     #[must_use]
     pub fn within(budget: Duration) -> Self {
-        Self { spread: budget / 2, grace: Duration::from_secs(1).min(budget / 5), linger: Duration::from_secs(1).min(budget / 10), refuses: false }
+        Self {
+            spread: budget / 2,
+            grace: Duration::from_secs(1).min(budget / 5),
+            linger: Duration::from_secs(1).min(budget / 10),
+            refuses: false,
+        }
     }
 
     /// For the suite's own processes on a local socket ([`ipc::Channel`](crate::ipc::Channel)).

@@ -18,11 +18,7 @@ use gatehouse_proto::{
 };
 use gatehouse_sessions::{Session, verdict};
 use prometheus::IntCounterVec;
-use tonic::{
-    Code, Request, Status,
-    metadata::MetadataValue,
-    transport::Endpoint,
-};
+use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Endpoint};
 
 use crate::config::{Address, Backend};
 

@@ -108,7 +108,8 @@ impl Relayed {
             self.request.cursor = self.cursor.map_or_else(String::new, |cursor| cursor.to_string());
         }
         let lost = Lost { instance, drained };
-        self.phase = Phase::Moving(Box::pin(moving(Arc::clone(&self.pushers), self.request.clone(), lost, until, pause, self.backoff.clone())));
+        self.phase =
+            Phase::Moving(Box::pin(moving(Arc::clone(&self.pushers), self.request.clone(), lost, until, pause, self.backoff.clone())));
         None
     }
 
