@@ -45,7 +45,7 @@ impl std::fmt::Display for Seen {
 }
 
 /// How many clients of each kind.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Crowd {
     /// HTTP/1.1 connections that are kept alive, each with a pace of its own.
     pub kept: usize,
@@ -59,6 +59,8 @@ pub struct Crowd {
     pub streams: usize,
     /// The same, directly to a pusher.
     pub direct: usize,
+    /// HTTP/1.1 connections to the admin process that are kept alive and ask for the metrics of all.
+    pub admin: usize,
 }
 
 /// Clients that go on until they are stopped.
@@ -81,7 +83,10 @@ impl Load {
         let (mut clients, mut listeners) = (JoinSet::new(), JoinSet::new());
         let mut redis = servers::client(&premises.redis);
         for i in 0..crowd.kept {
-            clients.spawn(http::keep(premises.address("http"), i, Arc::clone(&seen), stopped.clone()));
+            clients.spawn(http::keep(premises.address("http"), &http::SHOP, i, Arc::clone(&seen), stopped.clone()));
+        }
+        for i in 0..crowd.admin {
+            clients.spawn(http::keep(premises.address("admin"), &http::METRICS, i, Arc::clone(&seen), stopped.clone()));
         }
         for _ in 0..crowd.hasty {
             clients.spawn(http::hurry(premises.address("http"), Arc::clone(&seen), stopped.clone()));
