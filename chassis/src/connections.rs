@@ -95,8 +95,10 @@ pub async fn serve(
         Arc::new(Host { name, builder, router, errors: metrics.errors.clone(), open: open.clone(), farewell, shutdown: shutdown.clone() });
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener) => accepted,
+            // What waits in the queue is the next generation's.
+            biased;
             () = shutdown.draining() => break,
+            accepted = accept(&listener) => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -146,7 +148,7 @@ impl Host {
         let heard = tokio::select! {
             biased;
             heard = heard(&*stream, HEADER_TIMEOUT) => heard,
-            () = notice.as_mut() => heard(&*stream, self.farewell.grace()).await,
+            () = notice.as_mut() => heard(&*stream, self.farewell.silence).await,
         };
         if !heard {
             if traffic.notice().is_given() {

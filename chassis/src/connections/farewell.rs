@@ -37,6 +37,8 @@ pub struct Farewell {
     spread: Duration,
     /// How long a connection is left open in the hope of a better moment.
     grace: Duration,
+    /// How long one on which nothing was said yet is left open: what is on its way to it must not fall into a hole.
+    pub(super) silence: Duration,
     /// How long one that was closed is still read.
     pub(super) linger: Duration,
     /// What comes after the drain began is refused unprocessed: the other side is ours, and sends it again to whoever accepts now.
@@ -47,23 +49,15 @@ impl Farewell {
     /// For clients, whose process has that budget for its drain.
     #[must_use]
     pub fn within(budget: Duration) -> Self {
-        Self {
-            spread: budget / 2,
-            grace: Duration::from_secs(1).min(budget / 5),
-            linger: Duration::from_secs(1).min(budget / 10),
-            refuses: false,
-        }
+        let grace = Duration::from_secs(1).min(budget / 5);
+        Self { spread: budget / 2, grace, silence: grace, linger: Duration::from_secs(1).min(budget / 10), refuses: false }
     }
 
     /// For the suite's own processes on a local socket ([`ipc::Channel`](crate::ipc::Channel)).
     #[must_use]
     pub const fn at_once() -> Self {
-        Self { spread: Duration::ZERO, grace: Duration::ZERO, linger: Duration::from_millis(100), refuses: true }
-    }
-
-    /// How long a silent one is left open after its notice.
-    pub(super) const fn grace(&self) -> Duration {
-        self.grace
+        let (silence, linger) = (Duration::from_millis(200), Duration::from_millis(100));
+        Self { spread: Duration::ZERO, grace: Duration::ZERO, silence, linger, refuses: true }
     }
 
     /// After how long the turn of one of `open` connections comes.

@@ -83,7 +83,9 @@ impl Pushers {
         for instance in order {
             match self.try_one(instance, request.clone()).await {
                 Ok(events) => {
-                    self.metrics.count(if request.continuation { "moved" } else { "attached" });
+                    let outcome = if request.continuation { "moved" } else { "attached" };
+                    self.metrics.count(outcome);
+                    tracing::debug!(pusher = instance, outcome, "stream attached");
                     return Ok(Attached { instance, events });
                 }
                 Err(status) if is_loss(&status) => {

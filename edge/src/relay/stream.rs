@@ -100,7 +100,8 @@ impl Relayed {
         }
         // A stream that was silent for so long was served well.
         self.lost_at = self.lost_at.filter(|_| self.attached_at.elapsed() < PATIENCE);
-        let again = self.lost_at.is_some();
+        // One that drains has a successor which is there already, however soon that one drains, too.
+        let again = self.lost_at.is_some() && !drained;
         let until = *self.lost_at.get_or_insert_with(Instant::now) + PATIENCE;
         // The first attempt is made at once; a stream that is lost again before it brought anything waits.
         let pause = again.then(|| self.backoff.next_delay());

@@ -98,6 +98,8 @@ impl Listener {
             if told != (Code::Unavailable, "gateway is shutting down", Some(cursor.as_str())) || retry_after.is_none() {
                 self.seen.count(format!("failed: stream ended with {status:?} at {cursor}"));
             }
+            // A scenario has less time than a client: a tenth of what it was told.
+            sleep(Duration::from_millis(retry_after.unwrap_or_default() / 10)).await;
         }
     }
 
