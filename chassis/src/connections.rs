@@ -3,13 +3,13 @@
 //! Our own loop, because tonic's has no drain deadline, hyper's graceful shutdown closes idle connections under the requests that are on their way and may
 //! wait for ever, and neither counts what it refuses.
 
+mod caller;
 mod farewell;
 mod lent;
 
 use std::{
     future::poll_fn,
     io,
-    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -25,10 +25,15 @@ use hyper_util::{
     server::conn::auto,
 };
 use prometheus::{IntCounterVec, IntGauge};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 use tower::ServiceExt as _;
 
 use crate::{Shutdown, metrics::Metrics, sockets::Listener};
+use caller::{Caller, accept};
+pub use caller::{Credentials, Peer};
 pub use farewell::{Farewell, Notice};
 use farewell::{Open, Traffic};
 use lent::{Lent, Stream, linger};
@@ -41,10 +46,6 @@ const MAX_HEADER_BYTES: u32 = 64 << 10;
 const MAX_STREAMS: u32 = 1000;
 /// The same on a local socket, where one connection of the edge carries the event streams of all its clients.
 const MAX_LOCAL_STREAMS: u32 = 1 << 20;
-
-/// Who is at the other end; an extension of every request. `None` on local sockets.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub Option<SocketAddr>);
 
 /// What the connections of a process count, whichever listener they came by.
 #[derive(Clone, Debug)]
@@ -68,8 +69,25 @@ impl ConnectionMetrics {
     }
 }
 
-/// Accepts until the drain begins, then lets open connections finish; see [`Farewell`]. Resolves when the last has ended; what is open when aborting begins
-/// is dropped.
+/// What a listener allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections that are open at once; who comes then waits in the queue. `None`: as many as come.
+    pub connections: Option<usize>,
+    /// The longest that a client may take over its first byte, and over a request's head (HTTP/1).
+    pub patience: Duration,
+    /// After so long a connection is asked to end, and after twice as long it is cut. `None`: it may live for ever.
+    pub lifetime: Option<Duration>,
+}
+
+impl Default for Limits {
+    /// Those of a listener for clients.
+    fn default() -> Self {
+        Self { connections: None, patience: HEADER_TIMEOUT, lifetime: None }
+    }
+}
+
+/// [`serve_within`] the limits of a listener for clients.
 pub async fn serve(
     name: &'static str,
     listener: Listener,
@@ -78,11 +96,26 @@ pub async fn serve(
     farewell: Farewell,
     shutdown: Shutdown,
 ) {
+    serve_within(Limits::default(), name, listener, router, metrics, farewell, shutdown).await;
+}
+
+/// Accepts until the drain begins, then lets open connections finish; see [`Farewell`]. Resolves when the last has ended; what is open when aborting begins
+/// is dropped.
+pub async fn serve_within(
+    limits: Limits,
+    name: &'static str,
+    listener: Listener,
+    router: Router,
+    metrics: ConnectionMetrics,
+    farewell: Farewell,
+    shutdown: Shutdown,
+) {
+    let room = Arc::new(Semaphore::new(limits.connections.unwrap_or(Semaphore::MAX_PERMITS)));
     let open = metrics.open.with_label_values(&[name]);
     // However this ends, no connection goes on without it.
     let connections = Connections::default();
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES as usize);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.patience).max_buf_size(MAX_HEADER_BYTES as usize);
     let max_streams = if matches!(listener, Listener::Unix(_)) { MAX_LOCAL_STREAMS } else { MAX_STREAMS };
     builder
         .http2()
@@ -91,21 +124,25 @@ pub async fn serve(
         .max_concurrent_streams(max_streams)
         .keep_alive_interval(Some(Duration::from_secs(20)))
         .keep_alive_timeout(Duration::from_secs(10));
-    let host =
-        Arc::new(Host { name, builder, router, errors: metrics.errors.clone(), open: open.clone(), farewell, shutdown: shutdown.clone() });
+    let (errors, until) = (metrics.errors.clone(), shutdown.clone());
+    let host = Arc::new(Host { name, builder, router, errors, open: open.clone(), limits, farewell, shutdown: until });
     loop {
         let accepted = tokio::select! {
             // What waits in the queue is the next generation's.
             biased;
             () = shutdown.draining() => break,
-            accepted = accept(&listener) => accepted,
+            accepted = async {
+                // Never closed.
+                let place = Arc::clone(&room).acquire_owned().await.ok();
+                accept(&listener).await.map(|accepted| (place, accepted))
+            } => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((place, (stream, caller))) => {
                 let (host, guard) = (Arc::clone(&host), Gauged::new(&open));
                 connections.0.spawn("connection", async move {
-                    let _guard = guard;
-                    host.entertain(stream, Peer(peer)).await;
+                    let _counted = (guard, place);
+                    host.entertain(stream, caller).await;
                 });
             }
             Err(error) => {
@@ -131,23 +168,30 @@ struct Host {
     router: Router,
     errors: IntCounterVec,
     open: IntGauge,
+    limits: Limits,
     farewell: Farewell,
     shutdown: Shutdown,
 }
 
 impl Host {
     /// Serves one connection, from its first byte to its end.
-    async fn entertain(&self, stream: Box<dyn Stream>, peer: Peer) {
+    async fn entertain(&self, stream: Box<dyn Stream>, caller: Caller) {
         let traffic = Arc::<Traffic>::default();
         let mut notice = pin!(async {
-            self.shutdown.draining().await;
-            sleep(self.farewell.turn(self.open.get())).await;
+            let drained = async {
+                self.shutdown.draining().await;
+                sleep(self.farewell.turn(self.open.get())).await;
+            };
+            tokio::select! {
+                () = drained => {}
+                () = lived(self.limits.lifetime) => {}
+            }
             traffic.give_notice();
         });
         // The version cannot be told before the first byte, and nothing but this limits the wait for it.
         let heard = tokio::select! {
             biased;
-            heard = heard(&*stream, HEADER_TIMEOUT) => heard,
+            heard = heard(&*stream, self.limits.patience) => heard,
             () = notice.as_mut() => heard(&*stream, self.farewell.silence).await,
         };
         if !heard {
@@ -157,7 +201,7 @@ impl Host {
             return;
         }
         let (lent, returned) = Lent::new(stream);
-        if self.converse(lent, peer, &traffic, notice).await
+        if self.converse(lent, caller, &traffic, notice).await
             && let Ok(stream) = returned.await
         {
             linger(stream, self.farewell.linger).await;
@@ -168,12 +212,12 @@ impl Host {
     async fn converse(
         &self,
         lent: Lent,
-        peer: Peer,
+        caller: Caller,
         traffic: &Arc<Traffic>,
         mut notice: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> bool {
         let mut connection =
-            pin!(self.builder.serve_connection(TokioIo::new(lent), service_fn(|request| self.answer(request, peer, traffic))));
+            pin!(self.builder.serve_connection(TokioIo::new(lent), service_fn(|request| self.answer(request, caller, traffic))));
         let leaving = async {
             if !traffic.notice().is_given() {
                 notice.as_mut().await;
@@ -186,7 +230,10 @@ impl Host {
             ended = connection.as_mut() => ended,
             () = leaving => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = lived(self.limits.lifetime) => return false,
+                }
             }
         };
         let Err(error) = ended else { return true };
@@ -199,12 +246,13 @@ impl Host {
     fn answer(
         &self,
         request: Request<Incoming>,
-        peer: Peer,
+        Caller { peer, credentials }: Caller,
         traffic: &Arc<Traffic>,
     ) -> impl Future<Output = Result<Response<Answer>, h2::Error>> + Send + use<> {
         let (version, open) = (request.version(), traffic.begin(request.version()));
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
+        credentials.map(|credentials| request.extensions_mut().insert(credentials));
         request.extensions_mut().insert(traffic.notice().clone());
         let refused = self.farewell.refuses && self.shutdown.is_draining();
         let answer = (!refused).then(|| self.router.clone().oneshot(request));
@@ -243,6 +291,14 @@ impl http_body::Body for Answer {
     }
 }
 
+/// Never, without a bound.
+async fn lived(bound: Option<Duration>) {
+    match bound {
+        Some(bound) => sleep(bound).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Cuts what is left when dropped.
 #[derive(Default)]
 struct Connections(Shutdown);
@@ -256,18 +312,6 @@ impl Drop for Connections {
 /// Whether the client says anything within `patience`.
 async fn heard(stream: &dyn Stream, patience: Duration) -> bool {
     timeout(patience, poll_fn(|cx| stream.poll_heard(cx))).await.is_ok()
-}
-
-async fn accept(listener: &Listener) -> io::Result<(Box<dyn Stream>, Option<SocketAddr>)> {
-    match listener {
-        Listener::Tcp(listener) => {
-            let (stream, peer) = listener.accept().await?;
-            // Small answers must not wait for the acknowledgement of the last one.
-            stream.set_nodelay(true)?;
-            Ok((Box::new(stream), Some(peer)))
-        }
-        Listener::Unix(listener) => Ok((Box::new(listener.accept().await?.0), None)),
-    }
 }
 
 /// A bounded word for what went wrong.

@@ -8,7 +8,7 @@ use std::{
 
 use gatehouse_chassis::config::{self, DEFAULT_PATH, ListenAddr, Reader};
 
-use crate::child::Policy;
+use crate::{child::Policy, component::Component, control::Access};
 
 /// The supervisor's own configuration.
 #[derive(Clone, Debug)]
@@ -21,8 +21,12 @@ pub struct Config {
     pub start_timeout: Duration,
     /// `[supervisor] redis_server`: the embedded server's binary, a path or a name looked up in PATH. Default `redis-server`.
     pub redis_server: PathBuf,
+    /// `[supervisor] held_answer_after`: how long nobody may accept on a public socket before clients are told so. Default 2 s; `None`, written 0s: never.
+    pub held_answer_after: Option<Duration>,
     /// `[supervisor] ready_timeout`, `restart_ceiling`, `stable_after`, `quarantine_after`, `probe_interval`.
     pub restarts: Restarts,
+    /// `[supervisor] control_group`, `operators`: who may change the suite.
+    pub access: Access,
 }
 
 /// When a child is restarted.
@@ -69,6 +73,8 @@ impl config::Config for Config {
         let mut section = reader.section("supervisor");
         let start_timeout = section.key("start_timeout").duration(Duration::from_mins(1));
         let redis_server = section.key("redis_server").or(PathBuf::from("redis-server"));
+        let held_answer_after = section.key("held_answer_after").duration(Duration::from_secs(2));
+        let held_answer_after = Some(held_answer_after).filter(|after| !after.is_zero());
         let restarts = Restarts {
             ready_timeout: section.key("ready_timeout").duration(Duration::from_secs(30)),
             ceiling: section.key("restart_ceiling").duration(Duration::from_secs(10)),
@@ -76,15 +82,17 @@ impl config::Config for Config {
             quarantine_after: section.key("quarantine_after").within(10, 2..=1000),
             probe_interval: section.key("probe_interval").duration(Duration::from_mins(1)),
         };
+        let access = Access::read(&mut section);
         section.finish();
-        Some(Self { path, listen, start_timeout, redis_server, restarts })
+        Some(Self { path, listen, start_timeout, redis_server, held_answer_after, restarts, access })
     }
 }
 
 impl Restarts {
-    /// The policy of a child with that drain budget.
-    pub(crate) fn policy(&self, budget: Duration) -> Policy {
+    /// The policy of a component with that drain budget.
+    pub(crate) fn policy(&self, component: Component, budget: Duration) -> Policy {
         Policy {
+            overlaps: component.overlaps(),
             ready_timeout: self.ready_timeout,
             budget,
             stable_after: self.stable_after,
@@ -145,6 +153,7 @@ mod tests {
         let named: Vec<_> = config.listen.named().iter().map(|(name, address)| format!("{name} {address}")).collect();
         assert_eq!(named, ["http [::]:8080", "grpc [::]:9090"]);
         assert_eq!((config.start_timeout, config.restarts.quarantine_after), (Duration::from_mins(1), 10));
+        assert_eq!(config.held_answer_after, Some(Duration::from_secs(2)));
     }
 
     #[test]
@@ -158,11 +167,14 @@ mod tests {
             [supervisor]
             start_timeout = "5s"
             redis_server = "/opt/redis"
+            held_answer_after = "7s"
             ready_timeout = "1s"
             restart_ceiling = "2s"
             stable_after = "3s"
             quarantine_after = 4
             probe_interval = "6s"
+            control_group = "gatehouse"
+            operators = ["alice", "group:ops"]
         "#;
         let (config, problems) = read(text, &[("GATEWAY_PUSH_GRPC_ADDR", "127.0.0.1:5")]);
         let config = config.unwrap();
@@ -178,6 +190,11 @@ mod tests {
             probe_interval: seconds(6),
         };
         assert_eq!((config.start_timeout, config.redis_server, config.restarts), (seconds(5), "/opt/redis".into(), restarts));
+        assert_eq!(config.held_answer_after, Some(seconds(7)));
+        let (never, _) = read("[supervisor]\nheld_answer_after = \"0s\"", &[]);
+        assert_eq!(never.unwrap().held_answer_after, None);
+        let operators: Vec<_> = config.access.operators.iter().map(ToString::to_string).collect();
+        assert_eq!((config.access.group.as_deref(), operators), (Some("gatehouse"), vec!["alice".into(), "group:ops".into()]));
     }
 
     #[test]

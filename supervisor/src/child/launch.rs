@@ -67,6 +67,11 @@ impl Launcher {
         &self.sockets
     }
 
+    /// The same, to add and remove.
+    pub(crate) const fn sockets_mut(&mut self) -> &mut Sockets {
+        &mut self.sockets
+    }
+
     /// The embedded server.
     pub(crate) const fn redis(&self) -> Option<&Embedded> {
         self.redis.as_ref()
@@ -158,9 +163,10 @@ impl Launcher {
         }
     }
 
-    /// No child is left: nothing more is read.
-    pub(crate) fn close(&self) {
+    /// No child is left: nothing more is read, and no local socket needed.
+    pub(crate) fn close(&mut self) {
         self.readers.abort();
+        self.sockets.close();
     }
 }
 

@@ -3,10 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod changes;
+mod control;
 mod drain;
 mod fake;
+mod held;
 mod redis;
 mod refuse;
 mod restart;
 mod start;
+mod store;
+mod systemd;
 mod world;
