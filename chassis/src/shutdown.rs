@@ -144,8 +144,8 @@ mod tests {
         let (shutdown, alive) = (Shutdown::default(), Arc::new(()));
         let held = Arc::clone(&alive);
         shutdown.spawn_companion("feed", async move {
-            let _held = held;
-            std::future::pending().await
+            std::future::pending::<()>().await;
+            drop(held);
         });
         shutdown.drain();
         shutdown.finished().await;
