@@ -1,6 +1,8 @@
 //! Processes of a scenario's own without a supervisor: started, replaced and stopped by hand on sockets that the scenario bound and lends to each generation,
 //! which is what `gatehouse restart` does.
 
+mod changes;
+mod doors;
 pub mod load;
 mod supervisor;
 
@@ -23,9 +25,11 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::{Builder, EventStream, GatewayKey, RedisServer, Suite, output::Lines, servers, suite::Prepared, wait};
+pub use changes::{change, restart, scale};
+pub use doors::Doors;
 pub use supervisor::Supervisor;
 
 /// `SD_LISTEN_FDS_START`.
@@ -97,7 +101,7 @@ impl Premises {
     /// A channel to a public socket that speaks gRPC.
     #[must_use]
     pub fn channel(&self, socket: &str) -> Channel {
-        Endpoint::from_shared(format!("http://{}", self.address(socket))).unwrap().connect_lazy()
+        Doors::channel(self.address(socket))
     }
 
     /// A client of the operators' local socket.

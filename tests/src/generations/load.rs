@@ -11,8 +11,8 @@ use std::{
 
 use tokio::{sync::watch, task::JoinSet};
 
-use super::Premises;
-use crate::{Device, servers};
+use super::Doors;
+use crate::Device;
 
 /// What the clients saw.
 #[derive(Debug, Default)]
@@ -77,40 +77,36 @@ pub struct Load {
 impl Load {
     /// Starts them all.
     #[must_use]
-    pub fn start(premises: &Premises, crowd: Crowd) -> Self {
+    pub fn start(doors: impl Into<Doors>, crowd: Crowd) -> Self {
+        let Doors { http, grpc, push, admin, key, mut redis } = doors.into();
         let (stop, stopped) = watch::channel(false);
         let seen = Arc::<Seen>::default();
         let (mut clients, mut listeners) = (JoinSet::new(), JoinSet::new());
-        let mut redis = servers::client(&premises.redis);
         for i in 0..crowd.kept {
-            clients.spawn(http::keep(premises.address("http"), &http::SHOP, i, Arc::clone(&seen), stopped.clone()));
+            clients.spawn(http::keep(http, &http::SHOP, i, Arc::clone(&seen), stopped.clone()));
         }
         for i in 0..crowd.admin {
-            clients.spawn(http::keep(premises.address("admin"), &http::METRICS, i, Arc::clone(&seen), stopped.clone()));
+            clients.spawn(http::keep(admin, &http::METRICS, i, Arc::clone(&seen), stopped.clone()));
         }
         for _ in 0..crowd.hasty {
-            clients.spawn(http::hurry(premises.address("http"), Arc::clone(&seen), stopped.clone()));
+            clients.spawn(http::hurry(http, Arc::clone(&seen), stopped.clone()));
         }
         for i in 0..crowd.channels + crowd.plain {
             let again = i < crowd.channels;
-            let channel = premises.channel("grpc");
+            let channel = Doors::channel(grpc);
             for _ in 0..if again { 3 } else { 1 } {
                 let device = Device::registered(&mut redis);
-                clients.spawn(callers::call(channel.clone(), again, premises.key().clone(), device, Arc::clone(&seen), stopped.clone()));
+                clients.spawn(callers::call(channel.clone(), again, key.clone(), device, Arc::clone(&seen), stopped.clone()));
             }
         }
         let written = Arc::<listeners::Written>::default();
         let mut users = Vec::new();
         for i in 0..crowd.streams + crowd.direct {
-            let (device, socket) = (Device::registered(&mut redis), if i < crowd.streams { "grpc" } else { "push" });
+            let device = Device::registered(&mut redis);
+            let (socket, address) = if i < crowd.streams { ("grpc", grpc) } else { ("push", push) };
             users.push(device.user.clone());
-            let client = listeners::Listener {
-                socket,
-                channel: premises.channel(socket),
-                key: premises.key().clone(),
-                device,
-                seen: Arc::clone(&seen),
-            };
+            let client =
+                listeners::Listener { socket, channel: Doors::channel(address), key: key.clone(), device, seen: Arc::clone(&seen) };
             listeners.spawn(client.listen(Arc::clone(&written)));
         }
         clients.spawn(listeners::write(redis, users, Arc::clone(&written), stopped));

@@ -116,7 +116,9 @@ async fn rows(house: &House) -> i64 {
 
 /// Ends the session that holds the writer's lock, as a network that breaks does.
 fn break_the_writers_session(url: &str) {
-    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted";
+    // The server is shared: only this database's.
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_database ON pg_database.oid = database \
+               WHERE locktype = 'advisory' AND granted AND datname = current_database()";
     let psql = binaries::foreign("psql", &[]);
     let ended = Command::new(psql).args(["-X", "-q", "-A", "-t", "-c", end, url]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&ended.stdout).trim(), "t", "{}", String::from_utf8_lossy(&ended.stderr));

@@ -35,8 +35,12 @@ async fn replacing_pushers_in_turn_is_noticed_by_direct_clients_alone() {
             took.push(house.replace(pusher).await);
         }
     }
-    // Users stay with the pusher that is theirs.
-    let (first, second) = (house.streams(0).await, house.streams(1).await);
+    // Users stay with the pusher that is theirs; the last of them are on their way to it.
+    let (first, second) = wait::eventually("all streams are back", async || {
+        let streams = (house.streams(0).await, house.streams(1).await);
+        (streams.0 + streams.1 == 50).then_some(streams)
+    })
+    .await;
     let seen = load.stop().await;
     eprintln!("{}\n{seen}\nstreams {first} and {second}", summary("pushers", &mut took));
     nobody_noticed(&house, &seen).await;
@@ -105,9 +109,11 @@ async fn scaling_from_one_to_four_to_two_ends_no_stream() {
     load.go_on("events", 400).await;
     house.supervisor.as_ref().unwrap().name(&[0, 1]);
     let mut took = vec![house.remove("pusher/2").await, house.remove("pusher/3").await];
+    wait::eventually("all are with the two that are left", async || {
+        (house.streams(0).await + house.streams(1).await == 40 + more.len()).then_some(())
+    })
+    .await;
     load.go_on("events", 400).await;
-    let all = house.streams(0).await + house.streams(1).await;
-    assert_eq!(all, 40 + more.len(), "all are with the two that are left");
     drop(more);
     let seen = load.stop().await;
     eprintln!("{}\n{seen}", summary("removed pushers", &mut took));
