@@ -185,8 +185,9 @@ impl Host {
             tokio::select! {
                 () = drained => {}
                 () = lived(self.limits.lifetime) => {}
+                () = traffic.notice().given() => {}
             }
-            traffic.give_notice();
+            traffic.notice().give();
         });
         // The version cannot be told before the first byte, and nothing but this limits the wait for it.
         let heard = tokio::select! {

@@ -80,6 +80,11 @@ impl Notice {
         self.0.cancelled().await;
     }
 
+    /// Asks it now, for a client that was just told that the process stops: on this connection it would be told so again.
+    pub fn give(&self) {
+        self.0.cancel();
+    }
+
     /// Whether it was.
     #[must_use]
     pub fn is_given(&self) -> bool {
@@ -100,10 +105,6 @@ pub(super) struct Traffic {
 impl Traffic {
     pub(super) const fn notice(&self) -> &Notice {
         &self.notice
-    }
-
-    pub(super) fn give_notice(&self) {
-        self.notice.0.cancel();
     }
 
     /// One more request, until the guard is dropped.
@@ -188,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn an_idle_http1_connection_is_quiet_only_after_the_grace_and_each_request_begins_it_anew() {
         let (farewell, traffic) = (Farewell::within(Duration::from_secs(1)), Arc::<Traffic>::default());
-        traffic.give_notice();
+        traffic.notice().give();
         let asks_again = async {
             tokio::time::sleep(farewell.grace / 2).await;
             let open = traffic.begin(Version::HTTP_11);
@@ -204,7 +205,7 @@ mod tests {
     #[tokio::test]
     async fn an_http2_connection_is_quiet_when_no_request_is_open_and_at_the_latest_after_the_grace() {
         let (farewell, traffic) = (Farewell::within(Duration::from_mins(1)), Arc::<Traffic>::default());
-        traffic.give_notice();
+        traffic.notice().give();
         let (first, second) = (traffic.begin(Version::HTTP_2), traffic.begin(Version::HTTP_2));
         let begun = Instant::now();
         tokio::join!(traffic.quiet(&farewell), async {
@@ -223,7 +224,7 @@ mod tests {
     async fn an_idle_http2_connection_is_quiet_right_after_its_next_request() {
         let (farewell, traffic) = (Farewell::within(Duration::from_mins(1)), Arc::<Traffic>::default());
         drop(traffic.begin(Version::HTTP_2));
-        traffic.give_notice();
+        traffic.notice().give();
         let asks_again = async {
             tokio::time::sleep(farewell.grace / 8).await;
             let open = traffic.begin(Version::HTTP_2);
