@@ -78,9 +78,16 @@ impl Members {
 
     /// Waits until a component has an instance.
     pub async fn any(&self, component: &str) {
-        let mut known = self.known.clone();
-        let found = known.wait_for(|known| known.members.iter().any(|member| member.component == component)).await.is_ok();
-        if !found {
+        self.until(|known| known.members.iter().any(|member| member.component == component)).await;
+    }
+
+    /// Waits until that is no member any more.
+    pub async fn gone(&self, component: &str, instance: u32) {
+        self.until(|known| !known.members.iter().any(|member| member.instance == instance && member.component == component)).await;
+    }
+
+    async fn until(&self, holds: impl FnMut(&Known) -> bool) {
+        if self.known.clone().wait_for(holds).await.is_err() {
             // The process ends, and nothing more is heard.
             std::future::pending::<()>().await;
         }

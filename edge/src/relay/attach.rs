@@ -81,7 +81,16 @@ impl Pushers {
         order.sort_by_key(|&instance| Some(instance) == last);
         let mut undecided = None;
         for instance in order {
-            match self.try_one(instance, request.clone()).await {
+            let tried = tokio::select! {
+                biased;
+                // Its socket may stay for a moment, and nobody would answer there.
+                () = self.members.gone("pusher", instance) => {
+                    tracing::debug!(pusher = instance, "pusher removed");
+                    continue;
+                }
+                tried = self.try_one(instance, request.clone()) => tried,
+            };
+            match tried {
                 Ok(events) => {
                     let outcome = if request.continuation { "moved" } else { "attached" };
                     self.metrics.count(outcome);

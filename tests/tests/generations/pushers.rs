@@ -1,5 +1,7 @@
 //! Pushers: replaced, added, removed.
 
+use std::time::{Duration, Instant};
+
 use gatehouse_tests::{
     Device,
     generations::{
@@ -117,6 +119,23 @@ async fn scaling_from_one_to_four_to_two_ends_no_stream() {
     drop(more);
     let seen = load.stop().await;
     eprintln!("{}\n{seen}", summary("removed pushers", &mut took));
+    nobody_noticed(&house, &seen).await;
+}
+
+/// That it is no member any more may be heard after its streams have ended: its socket is still there then, and nobody answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_a_removed_pusher_do_not_wait_for_it() {
+    let mut house = House::start(&["auditor", "pusher/0", "pusher/1", "edge"], Some(&[0, 1])).await;
+    let load = Load::start(&house.premises, CROWD);
+    load.opened().await;
+    load.go_on("events", 200).await;
+    assert!(house.streams(1).await > 0);
+    house.remove("pusher/1").await;
+    house.supervisor.as_ref().unwrap().name(&[0]);
+    let begun = Instant::now();
+    wait::eventually("all are with the other one", async || (house.streams(0).await == 40).then_some(())).await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    let seen = load.stop().await;
     nobody_noticed(&house, &seen).await;
 }
 
