@@ -31,7 +31,7 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use crate::{Shutdown, metrics::Metrics, sockets::Listener};
+use crate::{Shutdown, metrics::Metrics, sockets::Listener, watchdog::Pulse};
 use caller::{Caller, accept};
 pub use caller::{Credentials, Peer};
 pub use farewell::{Farewell, Notice};
@@ -78,12 +78,15 @@ pub struct Limits {
     pub patience: Duration,
     /// After so long a connection is asked to end, and after twice as long it is cut. `None`: it may live for ever.
     pub lifetime: Option<Duration>,
+    /// How it parts from those who are there when the drain begins.
+    pub farewell: Farewell,
 }
 
-impl Default for Limits {
+impl Limits {
     /// Those of a listener for clients.
-    fn default() -> Self {
-        Self { connections: None, patience: HEADER_TIMEOUT, lifetime: None }
+    #[must_use]
+    pub const fn of_clients(farewell: Farewell) -> Self {
+        Self { connections: None, patience: HEADER_TIMEOUT, lifetime: None, farewell }
     }
 }
 
@@ -95,20 +98,21 @@ pub async fn serve(
     metrics: ConnectionMetrics,
     farewell: Farewell,
     shutdown: Shutdown,
+    pulse: Pulse,
 ) {
-    serve_within(Limits::default(), name, listener, router, metrics, farewell, shutdown).await;
+    serve_within(Limits::of_clients(farewell), name, listener, router, metrics, shutdown, pulse).await;
 }
 
 /// Accepts until the drain begins, then lets open connections finish; see [`Farewell`]. Resolves when the last has ended; what is open when aborting begins
-/// is dropped.
+/// is dropped. `pulse` beats as long as it accepts.
 pub async fn serve_within(
     limits: Limits,
     name: &'static str,
     listener: Listener,
     router: Router,
     metrics: ConnectionMetrics,
-    farewell: Farewell,
     shutdown: Shutdown,
+    pulse: Pulse,
 ) {
     let room = Arc::new(Semaphore::new(limits.connections.unwrap_or(Semaphore::MAX_PERMITS)));
     let open = metrics.open.with_label_values(&[name]);
@@ -125,12 +129,14 @@ pub async fn serve_within(
         .keep_alive_interval(Some(Duration::from_secs(20)))
         .keep_alive_timeout(Duration::from_secs(10));
     let (errors, until) = (metrics.errors.clone(), shutdown.clone());
-    let host = Arc::new(Host { name, builder, router, errors, open: open.clone(), limits, farewell, shutdown: until });
+    let host = Arc::new(Host { name, builder, router, errors, open: open.clone(), limits, shutdown: until });
+    let mut idle = Box::pin(async move { pulse.idle().await });
     loop {
         let accepted = tokio::select! {
             // What waits in the queue is the next generation's.
             biased;
             () = shutdown.draining() => break,
+            never = &mut idle => never,
             accepted = async {
                 // Never closed.
                 let place = Arc::clone(&room).acquire_owned().await.ok();
@@ -153,6 +159,7 @@ pub async fn serve_within(
             }
         }
     }
+    drop(idle);
     // Closing our descriptor leaves the supervisor's open: connections wait in the queue for the next generation.
     drop(listener);
     tokio::select! {
@@ -169,7 +176,6 @@ struct Host {
     errors: IntCounterVec,
     open: IntGauge,
     limits: Limits,
-    farewell: Farewell,
     shutdown: Shutdown,
 }
 
@@ -180,7 +186,7 @@ impl Host {
         let mut notice = pin!(async {
             let drained = async {
                 self.shutdown.draining().await;
-                sleep(self.farewell.turn(self.open.get())).await;
+                sleep(self.limits.farewell.turn(self.open.get())).await;
             };
             tokio::select! {
                 () = drained => {}
@@ -193,11 +199,11 @@ impl Host {
         let heard = tokio::select! {
             biased;
             heard = heard(&*stream, self.limits.patience) => heard,
-            () = notice.as_mut() => heard(&*stream, self.farewell.silence).await,
+            () = notice.as_mut() => heard(&*stream, self.limits.farewell.silence).await,
         };
         if !heard {
             if traffic.notice().is_given() {
-                linger(stream, self.farewell.linger).await;
+                linger(stream, self.limits.farewell.linger).await;
             }
             return;
         }
@@ -205,7 +211,7 @@ impl Host {
         if self.converse(lent, caller, &traffic, notice).await
             && let Ok(stream) = returned.await
         {
-            linger(stream, self.farewell.linger).await;
+            linger(stream, self.limits.farewell.linger).await;
         }
     }
 
@@ -223,7 +229,7 @@ impl Host {
             if !traffic.notice().is_given() {
                 notice.as_mut().await;
             }
-            traffic.quiet(&self.farewell).await;
+            traffic.quiet(&self.limits.farewell).await;
         };
         let ended = tokio::select! {
             // What a client has sent is read before its connection is closed.
@@ -255,7 +261,7 @@ impl Host {
         request.extensions_mut().insert(peer);
         credentials.map(|credentials| request.extensions_mut().insert(credentials));
         request.extensions_mut().insert(traffic.notice().clone());
-        let refused = self.farewell.refuses && self.shutdown.is_draining();
+        let refused = self.limits.farewell.refuses && self.shutdown.is_draining();
         let answer = (!refused).then(|| self.router.clone().oneshot(request));
         async move {
             // "The endpoint … has not performed any processing" (RFC 9113 §8.7): it may be sent again, whatever it was.

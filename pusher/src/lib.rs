@@ -29,7 +29,7 @@ pub mod sweep;
 
 pub use config::Config;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use gatehouse_chassis::{Process, audit::Recorder, redis::Redis};
@@ -44,6 +44,9 @@ use floor::Floor;
 use hub::Hub;
 use metrics::PushMetrics;
 use reader::Reader;
+
+/// How long the sweep may stand still. It comes once a second at the least.
+const SWEEP_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs one pusher.
 pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
@@ -79,7 +82,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let (caught_up, first_read) = oneshot::channel();
     // Streams are served until their turn comes to end.
     process.shutdown().spawn_companion("reader", reader.run(caught_up));
-    process.shutdown().spawn_companion("sweep", sweep::run(Arc::clone(&hub)));
+    process.shutdown().spawn_companion("sweep", sweep::run(Arc::clone(&hub), process.pulse("sweep", SWEEP_LIMIT)));
     let began = tokio::select! {
         began = first_read => began.is_ok(),
         () = process.until_drain() => false,

@@ -9,6 +9,7 @@ use std::{
 use gatehouse_chassis::{
     Process,
     redis::{Batch, Redis, RedisError, Tail},
+    watchdog,
 };
 use gatehouse_proto::{
     ids::StreamId,
@@ -55,10 +56,12 @@ impl Reader {
     /// Reads for as long as the process lives. Says on `caught_up` when the first read has come: it began where the stream ended.
     pub async fn run(mut self, caught_up: oneshot::Sender<()>) {
         let mut caught_up = Some(caught_up);
+        let (pulse, patience) = (self.process.pulse("reader", watchdog::USUAL), self.tail.patience());
         loop {
-            match self.tail.next().await {
+            match pulse.during(patience, self.tail.next()).await {
                 Ok(batch) => {
-                    self.take(batch).await;
+                    // It may have to agree on a new floor, with a Redis that is slow or away.
+                    pulse.during(patience, self.take(batch)).await;
                     if let Some(caught_up) = caught_up.take() {
                         // Whoever waited may have given up; then the process is ending.
                         let _ended = caught_up.send(());

@@ -5,13 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gatehouse_chassis::watchdog::Pulse;
+
 use crate::{config::Push, hub::Hub};
 
-/// Sweeps for as long as the process lives.
-pub async fn run(hub: Arc<Hub>) {
+/// Sweeps for as long as the process lives; a beat a sweep.
+pub async fn run(hub: Arc<Hub>, pulse: Pulse) {
     let period = period(hub.settings());
     loop {
         tokio::time::sleep(period).await;
+        pulse.beat();
         hub.sweep(Instant::now());
     }
 }

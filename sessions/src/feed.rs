@@ -3,6 +3,7 @@
 use gatehouse_chassis::{
     Process,
     redis::{Entry, Redis, Tail},
+    watchdog,
 };
 use gatehouse_proto::{ids::StreamId, session::SessionSnapshot};
 
@@ -26,17 +27,19 @@ pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -
     }
     sessions.heard();
     let mut tail = Tail::new(&redis, stream, position.max(newest));
+    let pulse = process.pulse("session-feed", watchdog::USUAL);
     // A draining process still serves those who have not left: a revocation is theirs, too.
     process.shutdown().spawn_companion("session-feed", async move {
+        let patience = tail.patience();
         let mut lost = false;
         loop {
-            match tail.next().await {
+            match pulse.during(patience, tail.next()).await {
                 Ok(batch) => {
                     if batch.wiped || batch.trimmed.is_some() {
                         tracing::warn!("the session stream lost entries before they were read here; sessions are read again");
                         sessions.forget();
                     }
-                    take(&sessions, &batch.entries).await;
+                    pulse.during(patience, take(&sessions, &batch.entries)).await;
                     sessions.heard();
                     if std::mem::take(&mut lost) {
                         tracing::info!("the session stream is back");

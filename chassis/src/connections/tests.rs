@@ -40,7 +40,10 @@ impl Inn {
         };
         let router = Router::new().route("/ping", get(async || "pong")).route("/slow", get(slow)).route("/unread", post(async || "no"));
         let metrics = ConnectionMetrics::new(&Metrics::new("test", 0));
-        shutdown.spawn("inn", serve("inn", Listener::Tcp(listener), router, metrics, Farewell::within(BUDGET), shutdown.clone()));
+        shutdown.spawn(
+            "inn",
+            serve("inn", Listener::Tcp(listener), router, metrics, Farewell::within(BUDGET), shutdown.clone(), Pulse::default()),
+        );
         Self { address, shutdown, may_answer }
     }
 

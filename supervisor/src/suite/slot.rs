@@ -11,6 +11,7 @@ use super::report::{Outcome, Stopped};
 use crate::{
     child::{Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Tail, Then},
     component::SlotId,
+    watch::{Awake, Watch},
 };
 
 /// How many ends of its processes a slot remembers, for verdicts. The ledger keeps the rest.
@@ -53,8 +54,10 @@ pub(crate) struct Running {
     pub(crate) killed: bool,
     /// Killed because it was not ready in time.
     pub(crate) too_slow: bool,
-    /// Aborted because it proved no progress.
-    pub(crate) hung: bool,
+    /// From its first `WATCHDOG=1` on.
+    watch: Option<Watch>,
+    /// It makes no progress, and ends for it: what stands still.
+    pub(crate) hung: Option<String>,
 }
 
 /// A process that ended.
@@ -105,8 +108,18 @@ impl Slot {
     /// A process runs from now on.
     pub(crate) fn run(&mut self, launched: Launched, generation: u32, tail: Tail) {
         let since = Instant::now();
-        let running =
-            Running { launched, generation, since, tail, ready_after: None, asked: None, killed: false, too_slow: false, hung: false };
+        let running = Running {
+            launched,
+            generation,
+            since,
+            tail,
+            ready_after: None,
+            asked: None,
+            killed: false,
+            too_slow: false,
+            watch: None,
+            hung: None,
+        };
         self.processes.push(running);
     }
 
@@ -121,6 +134,7 @@ impl Slot {
         let running = position.map(|position| self.processes.remove(position));
         let exit = match &running {
             Some(running) if running.too_slow => Exit::StartTimeout,
+            Some(running) if running.hung.is_some() => Exit::Hung,
             _ => exit,
         };
         let stopped = running.as_ref().and_then(|running| {
@@ -138,6 +152,26 @@ impl Slot {
         self.last_words.clone_from(&ended.words);
         self.stopped = stopped.or(self.stopped.take());
         ended
+    }
+
+    /// It said `WATCHDOG=1`.
+    pub(crate) fn alive(&mut self, generation: u32, now: Awake) {
+        if let Some(process) = self.process_mut(generation) {
+            process.watch.get_or_insert(Watch::new(now)).alive(now);
+        }
+    }
+
+    /// It asked for more time.
+    pub(crate) fn extend(&mut self, generation: u32, now: Awake, by: Duration) {
+        if let Some(watch) = self.process_mut(generation).and_then(|process| process.watch.as_mut()) {
+            watch.extend(now, by);
+        }
+    }
+
+    /// The lead's watch. Silence means something only while it serves: before, and once it is leaving, other deadlines are for it.
+    pub(crate) fn watch(&self) -> Option<Watch> {
+        let process = self.process(self.machine.lead()).filter(|process| self.machine.is_ready() && process.hung.is_none())?;
+        process.watch
     }
 
     /// Why it is not ready, in words.
@@ -172,8 +206,8 @@ impl Slot {
     }
 
     fn outgoing_detail(&self, generation: u32) -> String {
-        let hung = self.process(generation).is_some_and(|process| process.hung);
-        if hung { "hung: made no progress".to_owned() } else { String::new() }
+        let hung = self.process(generation).and_then(|process| process.hung.as_ref());
+        hung.map(|what| format!("hung: {what}")).unwrap_or_default()
     }
 
     fn status(&self, generation: u32, state: &str, detail: String) -> (InstanceStatus, Option<Instant>) {

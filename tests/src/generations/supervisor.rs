@@ -8,6 +8,7 @@ use gatehouse_chassis::{
     connections::{ConnectionMetrics, Farewell, serve},
     metrics::Metrics,
     sockets::Listener,
+    watchdog::Pulse,
 };
 use gatehouse_proto::internal::v1::{
     self, Member, WatchMembersRequest,
@@ -37,7 +38,7 @@ impl Supervisor {
         let (pushers, shutdown) = (Arc::new(watch::Sender::new(pushers.to_vec())), Shutdown::default());
         let router = Routes::new(SupervisorServer::new(Service(Arc::clone(&pushers)))).into_axum_router();
         let metrics = ConnectionMetrics::new(&Metrics::new("supervisor", 0));
-        shutdown.spawn("supervisor", serve("local", listener, router, metrics, Farewell::at_once(), shutdown.clone()));
+        shutdown.spawn("supervisor", serve("local", listener, router, metrics, Farewell::at_once(), shutdown.clone(), Pulse::default()));
         Self { pushers, shutdown }
     }
 
