@@ -25,7 +25,7 @@ use crate::{
     exit,
     notify::Notifier,
     outlet::Outlet,
-    sockets::Inherited,
+    sockets::{self, Inherited},
     telemetry,
 };
 
@@ -110,6 +110,7 @@ impl<C: Config> Boot<C> {
             Err(code) => return code,
         };
         // Nothing else has opened a descriptor yet.
+        sockets::keep_lane();
         let inherited = match Inherited::from_env() {
             Ok(inherited) => inherited,
             Err(error) => {
@@ -271,6 +272,8 @@ fn print_lines(lines: &[String]) {
 /// The first SIGTERM or SIGINT drains, the second aborts.
 fn watch_signals(process: &Process) -> std::io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // A process that executed us may have held them back until now.
+    nix::sys::signal::SigSet::all().thread_unblock()?;
     let shutdown = process.shutdown().clone();
     let watch = async move {
         for _ in 0..2 {

@@ -1,4 +1,6 @@
-//! `[listen]` and `[supervisor]`.
+//! `[listen]`, `[supervisor]` and `[limits.<component>]`.
+
+mod limits;
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -9,6 +11,7 @@ use std::{
 use gatehouse_chassis::config::{self, DEFAULT_PATH, ListenAddr, Reader};
 
 use crate::{child::Policy, component::Component, control::Access};
+pub use limits::Limits;
 
 /// The supervisor's own configuration.
 #[derive(Clone, Debug)]
@@ -27,6 +30,8 @@ pub struct Config {
     pub restarts: Restarts,
     /// `[supervisor] control_group`, `operators`: who may change the suite.
     pub access: Access,
+    /// `[limits.<component>]`, by component.
+    pub limits: Vec<(&'static str, Limits)>,
 }
 
 /// When a child is restarted.
@@ -84,7 +89,15 @@ impl config::Config for Config {
         };
         let access = Access::read(&mut section);
         section.finish();
-        Some(Self { path, listen, start_timeout, redis_server, held_answer_after, restarts, access })
+        let limits = limits::read(reader);
+        Some(Self { path, listen, start_timeout, redis_server, held_answer_after, restarts, access, limits })
+    }
+}
+
+impl Config {
+    /// What each process of that component may use.
+    pub(crate) fn limits_of(&self, component: Component) -> Limits {
+        self.limits.iter().find(|(name, _)| *name == component.name()).map(|(_, limits)| *limits).unwrap_or_default()
     }
 }
 

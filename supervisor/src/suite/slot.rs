@@ -38,6 +38,8 @@ pub(crate) struct Slot {
     pub(crate) stopped: Option<Stopped>,
     /// It is being removed: nobody is to give it new work.
     pub(crate) leaving: bool,
+    /// It was there before us, and its sockets are no longer ours.
+    pub(crate) stale: bool,
 }
 
 /// A process that runs.
@@ -87,6 +89,7 @@ impl Slot {
             stopped_by: None,
             stopped: None,
             leaving: false,
+            stale: false,
         }
     }
 
@@ -106,8 +109,8 @@ impl Slot {
     }
 
     /// A process runs from now on.
-    pub(crate) fn run(&mut self, launched: Launched, generation: u32, tail: Tail) {
-        let since = Instant::now();
+    pub(crate) fn run(&mut self, launched: Launched, tail: Tail) {
+        let (generation, since) = (launched.generation, launched.since);
         let running = Running {
             launched,
             generation,
@@ -223,7 +226,7 @@ impl Slot {
             restarts: self.restarts,
             last_exit: self.last_exit.as_ref().map(ToString::to_string).unwrap_or_default(),
             detail,
-            build: String::new(),
+            build: process.map(|process| process.launched.build.clone()).unwrap_or_default(),
         };
         (status, process.map(|process| process.since))
     }
