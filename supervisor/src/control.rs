@@ -176,9 +176,14 @@ impl Supervisor for Control {
         // Now, whatever was seen before.
         members.mark_changed();
         let next = async |mut members: watch::Receiver<Members>| {
-            members.changed().await.ok()?;
-            let now = members.borrow_and_update().clone();
-            Some((Ok(now), members))
+            loop {
+                members.changed().await.ok()?;
+                let now = members.borrow_and_update().clone();
+                // Before the driver's first word there are none: a supervisor that just took over from another would empty the suite.
+                if !now.members.is_empty() {
+                    return Some((Ok(now), members));
+                }
+            }
         };
         Ok(Response::new(Box::pin(stream::unfold(members, next))))
     }

@@ -101,7 +101,7 @@ async fn open(process: Process, config: Config, before: Option<&mut Before>) -> 
     let control_socket = sockets.control()?;
     let (control, ends) = Control::open(&process, &config.access, &premises::control_socket(&shared))?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
-    process.serve_local(|routes| routes.add_service(control.into_server()))?;
+    process.serve_local_to_the_end(|routes| routes.add_service(control.into_server()))?;
     let held = Held::new(config.held_answer_after, process.metrics(), process.connections(), sockets.public()?);
     let launcher = Launcher::new(&config, &shared, binaries, lanes, sockets, redis, notifications.path().to_owned());
 

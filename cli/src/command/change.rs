@@ -12,13 +12,14 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, value_parser};
+use gatehouse_chassis::ipc::Channel;
 use gatehouse_proto::{
     control::{CLAIMED_USER, MAX_INSTANCES, MAX_REASON_BYTES},
     internal::v1::{ChangeRequest, ChangesRequest, Scale, Upgrade, VerdictRequest, change_request, supervisor_client::SupervisorClient},
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep};
-use tonic::{Code, Request, transport::Channel};
+use tonic::{Code, Request};
 
 use crate::{failure::Failure, local, output::Output, place::Place};
 use follow::{Progress, follow};

@@ -103,6 +103,7 @@ impl Suite {
         for slot in self.slots.iter_mut().filter(|slot| surplus.contains(&slot.id)) {
             slot.leaving = true;
         }
+        self.publish_members();
         (Task::Remove, surplus)
     }
 

@@ -36,14 +36,19 @@ impl Suite {
             *snapshot = Snapshot { status, started };
             changed
         });
+        self.publish_members();
+        // systemd alone reads it, if it is there.
+        let _unread = changed.then(|| sd_notify::notify(&[NotifyState::Status(&line)]));
+    }
+
+    /// To be called before one that is removed is asked to drain, so that nobody brings its streams back to it.
+    pub(super) fn publish_members(&self) {
         let members = self.members();
         self.parts.ends.members.send_if_modified(|published| {
             let changed = *published != members;
             *published = members;
             changed
         });
-        // systemd alone reads it, if it is there.
-        let _unread = changed.then(|| sd_notify::notify(&[NotifyState::Status(&line)]));
     }
 
     /// Who takes new work. One that crashed belongs to them: its clients wait for the next generation.

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use gatehouse_chassis::ipc::Channel;
 use gatehouse_chassis::{
     Process,
     config::{Config as _, Reader, Shared, Source},
@@ -17,7 +18,6 @@ use gatehouse_proto::internal::v1::{
 };
 use prost::Message as _;
 use tempfile::TempDir;
-use tonic::transport::Channel;
 
 use crate::control::{Access, Control, ControlEnds, Snapshot};
 
@@ -45,7 +45,7 @@ impl House {
         std::fs::set_permissions(this.socket(), std::fs::Permissions::from_mode(0o660)).unwrap();
         let (control, ends) = Control::open(&this.process, access, &this.socket()).unwrap();
         this.process.inherited(|inherited| inherited.insert("local", listener));
-        this.process.serve_local(|routes| routes.add_service(control.into_server())).unwrap();
+        this.process.serve_local_to_the_end(|routes| routes.add_service(control.into_server())).unwrap();
         let instance = |component: &str, instance| InstanceStatus { component: component.into(), instance, ..InstanceStatus::default() };
         let instances = vec![instance("pusher", 0), instance("pusher", 1), instance("edge", 0)];
         ends.snapshot.send_modify(|Snapshot { status, .. }| status.instances = instances);
