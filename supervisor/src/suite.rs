@@ -12,7 +12,7 @@ mod start;
 use std::time::Instant;
 
 use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
-use gatehouse_chassis::{Process, backoff::random_unit, exit::Fatal, outlet::Outlet};
+use gatehouse_chassis::{Process, backoff::random_unit, exit::Fatal};
 use gatehouse_proto::internal::v1::StatusResponse;
 use sd_notify::NotifyState;
 use tokio::{sync::watch, time::sleep_until};
@@ -260,10 +260,6 @@ impl Suite {
         } else if self.phase == Phase::Serving && ready != self.healthy {
             self.healthy = ready;
             self.process.dependency("", ready).await;
-        }
-        let dropped = Outlet::stderr().take_dropped();
-        if dropped > 0 {
-            tracing::warn!(lines = dropped, "lines dropped: stderr is not read fast enough");
         }
         self.publish(ready);
     }
