@@ -26,6 +26,11 @@ impl Component {
     /// Every kind that is a binary of ours.
     pub(crate) const OURS: [Self; 4] = [Self::Auditor, Self::Pusher, Self::Edge, Self::Admin];
 
+    /// The component of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::OURS.into_iter().chain([Self::Redis]).find(|component| component.name() == name)
+    }
+
     /// As it stands in configuration, metrics, logs and on the command line.
     pub(crate) const fn name(self) -> &'static str {
         match self {

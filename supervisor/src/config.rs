@@ -1,5 +1,7 @@
 //! `[listen]` and `[supervisor]`.
 
+mod logs;
+
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -7,6 +9,8 @@ use std::{
 };
 
 use gatehouse_chassis::config::{self, DEFAULT_PATH, ListenAddr, Reader};
+
+pub use logs::Logs;
 
 use crate::child::Policy;
 
@@ -23,6 +27,8 @@ pub struct Config {
     pub redis_server: PathBuf,
     /// `[supervisor] ready_timeout`, `restart_ceiling`, `stable_after`, `quarantine_after`, `probe_interval`.
     pub restarts: Restarts,
+    /// `[supervisor.logs]`.
+    pub logs: Logs,
 }
 
 /// When a child is restarted.
@@ -76,8 +82,9 @@ impl config::Config for Config {
             quarantine_after: section.key("quarantine_after").within(10, 2..=1000),
             probe_interval: section.key("probe_interval").duration(Duration::from_mins(1)),
         };
+        let logs = Logs::read(&mut section);
         section.finish();
-        Some(Self { path, listen, start_timeout, redis_server, restarts })
+        Some(Self { path, listen, start_timeout, redis_server, restarts, logs })
     }
 }
 

@@ -18,6 +18,7 @@ mod control;
 mod metrics;
 mod notify;
 mod orphans;
+mod output;
 mod preflight;
 mod premises;
 mod redis;
@@ -33,8 +34,8 @@ pub use preflight::preflight;
 pub use suite::drain_budget;
 
 use crate::{
-    child::Launcher, control::Control, metrics::SuiteMetrics, notify::Notifications, orphans::Roster, premises::Premises, sockets::Sockets,
-    suite::Suite,
+    child::Launcher, control::Control, metrics::SuiteMetrics, notify::Notifications, orphans::Roster, output::Output, premises::Premises,
+    sockets::Sockets, suite::Suite,
 };
 
 /// The supervisor, from the lock on its directories to the report of the drain.
@@ -52,6 +53,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     // build
     let redis = shared.redis.embedded.then(|| redis::Embedded::open(&shared, &config.redis_server)).transpose()?;
     let metrics = SuiteMetrics::new(process.metrics(), &shared);
+    let output = Output::open(&config.logs, &shared, process.metrics());
     let (control, status) = Control::new();
 
     // bind
@@ -62,7 +64,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
 
     // run
-    let launcher = Launcher::new(&config, &shared, sockets, redis, notifications.path().to_owned());
+    let launcher = Launcher::new(&config, sockets, redis, notifications.path().to_owned(), output);
     let ended = Suite::new(process.clone(), config, launcher, notifications, roster, metrics, status).run().await;
     drop(premises);
     ended

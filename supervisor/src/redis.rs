@@ -5,7 +5,6 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
@@ -48,7 +47,7 @@ impl Embedded {
     /// `redis-server -`: its settings come on stdin, so that no password stands on a command line.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
-        command.arg("-").stdout(Stdio::piped());
+        command.arg("-");
         for name in NOT_HANDED_ON {
             command.env_remove(name);
         }

@@ -119,7 +119,7 @@ impl Suite {
             }
             self.settle().await;
         }
-        self.launcher.close();
+        self.launcher.output().close().await;
         self.finish()
     }
 
@@ -193,11 +193,10 @@ impl Suite {
     fn spawn(&mut self, i: usize) {
         let slot = &mut self.slots[i];
         let (component, instance, generation) = (slot.component, slot.instance, slot.machine.spawns());
-        slot.tail.clear();
         if let Some(exit) = &slot.last_exit {
             self.metrics.restarted(component, instance, exit.reason());
         }
-        let (launched, ended) = match self.launcher.launch(component, instance, &slot.tail) {
+        let (launched, ended) = match self.launcher.launch(component, instance) {
             Ok(launched) => launched,
             Err(error) => {
                 // Through the queue like any other end: a machine is not entered twice.

@@ -6,7 +6,7 @@ use gatehouse_proto::internal::v1::InstanceStatus;
 
 use super::report::{Outcome, Stopped};
 use crate::{
-    child::{Action, Exit, Launched, Machine, Policy, Quarantine, State, Tail},
+    child::{Action, Exit, Launched, Machine, Policy, Quarantine, State},
     component::Component,
 };
 
@@ -16,7 +16,6 @@ pub(crate) struct Slot {
     pub(crate) component: Component,
     pub(crate) instance: u32,
     pub(crate) machine: Machine,
-    pub(crate) tail: Tail,
     pub(crate) last_exit: Option<Exit>,
     /// What the process said last that ended so.
     pub(crate) last_words: Option<String>,
@@ -45,7 +44,6 @@ impl Slot {
             component,
             instance,
             machine: Machine::new(policy),
-            tail: Tail::default(),
             last_exit: None,
             last_words: None,
             ready_once: false,
@@ -112,13 +110,13 @@ impl Slot {
         let (pid, uptime) = (self.pid(), self.uptime(now));
         let running = self.running.take();
         let exit = if running.as_ref().is_some_and(|running| running.too_slow) { Exit::StartTimeout } else { exit };
-        if let Some(Running { asked: Some(asked), killed, .. }) = running {
-            let took = now.duration_since(asked);
-            let outcome = Outcome::of(&exit, killed, took >= self.budget);
+        if let Some(Running { asked: Some(asked), killed, .. }) = &running {
+            let took = now.duration_since(*asked);
+            let outcome = Outcome::of(&exit, *killed, took >= self.budget);
             self.stopped = Some(Stopped { took, outcome });
         }
         self.last_exit = Some(exit.clone());
-        self.last_words = self.tail.last_words();
+        self.last_words = running.as_ref().and_then(|running| running.launched.words.last());
         (exit, pid, uptime)
     }
 

@@ -1,0 +1,196 @@
+//! What becomes of the bytes of one pipe: lines within the process's budget, or the auditor's trail.
+
+use std::time::{Duration, Instant};
+
+use prometheus::IntCounter;
+use tokio::time::sleep;
+
+use super::Words;
+use crate::output::{Speaker, Stream, budget::Budget, lines::Splitter, trail::Piece};
+
+/// Bytes of one turn, between which the others have theirs.
+pub(super) const TURN: usize = 64 << 10;
+/// And when they are thrown away.
+const FLOOD_TURN: usize = 1 << 20;
+/// Between two turns of a flood: it is read in few large pieces. The pipe holds what comes meanwhile, 200 MB/s of it.
+const PAUSE: Duration = Duration::from_millis(5);
+/// What is kept of a flood, for the last words of who dies of it.
+const FLOOD_END: usize = 4 << 10;
+/// A longer line of the trail is passed on in pieces.
+const MAX_TRAIL_LINE: usize = 1 << 20;
+
+/// See the module's head.
+pub(super) enum Sink {
+    Lines(LineSink),
+    Trail(TrailSink),
+}
+
+/// Lines, while the budget lasts.
+pub(super) struct LineSink {
+    speaker: Speaker,
+    words: Words,
+    splitter: Splitter,
+    budget: Budget,
+    /// Lines thrown away and not yet spoken of.
+    missing: u64,
+    /// The end of what was thrown away.
+    flood_end: Vec<u8>,
+    lines: IntCounter,
+    dropped: IntCounter,
+}
+
+/// Whole lines for our stdout.
+pub(super) struct TrailSink {
+    speaker: Speaker,
+    begun: Vec<u8>,
+    waiting: Option<Piece>,
+    lines: IntCounter,
+    dropped: IntCounter,
+}
+
+impl Sink {
+    /// How much may be taken in one turn.
+    pub(super) const fn appetite(&self) -> usize {
+        match self {
+            Self::Lines(sink) if sink.budget.is_spent() => FLOOD_TURN,
+            Self::Lines(_) | Self::Trail(_) => TURN,
+        }
+    }
+
+    /// Takes what was read.
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Lines(sink) => sink.take(bytes, Instant::now()),
+            Self::Trail(sink) => sink.begun.extend_from_slice(bytes),
+        }
+    }
+
+    /// After a turn: passes on what must be waited for, or rests from a flood.
+    pub(super) async fn settle(&mut self) {
+        match self {
+            Self::Lines(sink) if sink.budget.is_spent() => sleep(PAUSE).await,
+            Self::Lines(_) => {}
+            Self::Trail(sink) => sink.pass().await,
+        }
+    }
+
+    /// The same without the rest.
+    pub(super) async fn pass(&mut self) {
+        if let Self::Trail(sink) = self {
+            sink.pass().await;
+        }
+    }
+
+    /// The process has ended, and this was all.
+    pub(super) fn conclude(&mut self) {
+        if let Self::Lines(sink) = self {
+            sink.conclude();
+        }
+    }
+}
+
+impl LineSink {
+    pub(super) fn new(speaker: Speaker, stream: Stream, words: Words) -> Self {
+        let hub = &speaker.output.0;
+        Self {
+            budget: Budget::new(hub.rate, Instant::now()),
+            lines: speaker.counter(&hub.lines, stream),
+            dropped: speaker.counter(&hub.dropped, stream),
+            splitter: Splitter::default(),
+            missing: 0,
+            flood_end: Vec::new(),
+            words,
+            speaker,
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], now: Instant) {
+        if self.budget.admits(now) {
+            self.note_missing();
+            self.say(bytes);
+            return;
+        }
+        let lines = self.splitter.discard(bytes);
+        self.missing += lines;
+        self.dropped.inc_by(lines);
+        let end = bytes.get(bytes.len().saturating_sub(FLOOD_END)..).unwrap_or_default();
+        self.flood_end.extend_from_slice(end);
+        let excess = self.flood_end.len().saturating_sub(FLOOD_END);
+        self.flood_end.drain(..excess);
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        let Self { splitter, speaker, words, budget, lines, .. } = self;
+        splitter.push(bytes, |text| say_line(speaker, words, budget, lines, text));
+    }
+
+    fn conclude(&mut self) {
+        if self.missing > 0 {
+            // Its last lines matter most; the first of these may be cut.
+            let end = std::mem::take(&mut self.flood_end);
+            self.note_missing();
+            self.splitter = Splitter::default();
+            self.say(&end);
+        }
+        let Self { splitter, speaker, words, budget, lines, .. } = self;
+        splitter.finish(|text| say_line(speaker, words, budget, lines, text));
+    }
+
+    fn note_missing(&mut self) {
+        if self.missing > 0 {
+            self.words.push(self.speaker.note_dropped(self.missing));
+            self.missing = 0;
+            self.flood_end = Vec::new();
+        }
+    }
+}
+
+fn say_line(speaker: &Speaker, words: &Words, budget: &mut Budget, lines: &IntCounter, text: &str) {
+    budget.line(text.len());
+    lines.inc();
+    words.push(speaker.line(text));
+}
+
+impl Drop for LineSink {
+    fn drop(&mut self) {
+        self.conclude();
+    }
+}
+
+impl TrailSink {
+    pub(super) fn new(speaker: Speaker, stream: Stream) -> Self {
+        let hub = &speaker.output.0;
+        let (lines, dropped) = (speaker.counter(&hub.lines, stream), speaker.counter(&hub.dropped, stream));
+        Self { speaker, begun: Vec::new(), waiting: None, lines, dropped }
+    }
+
+    /// Whole lines: those of another generation may come between. Whoever stops waiting loses nothing.
+    async fn pass(&mut self) {
+        while let Some(piece) = self.waiting.take().or_else(|| self.cut()) {
+            self.waiting = Some(piece);
+            let place = self.speaker.output.0.trail.place().await;
+            if let (Some(place), Some(piece)) = (place, self.waiting.take()) {
+                place.send(piece);
+            }
+        }
+    }
+
+    fn cut(&mut self) -> Option<Piece> {
+        let whole = self.begun.iter().rposition(|byte| *byte == b'\n').map(|newline| newline + 1);
+        let whole = whole.or_else(|| (self.begun.len() > MAX_TRAIL_LINE).then_some(self.begun.len()))?;
+        let rest = self.begun.split_off(whole);
+        let piece = Piece::new(std::mem::replace(&mut self.begun, rest), self.dropped.clone());
+        self.lines.inc_by(piece.lines());
+        Some(piece)
+    }
+}
+
+impl Drop for TrailSink {
+    fn drop(&mut self) {
+        // Half a line, too: whoever reads the pipe next passes on the other half.
+        let begun = std::mem::take(&mut self.begun);
+        for piece in self.waiting.take().into_iter().chain([Piece::new(begun, self.dropped.clone())]) {
+            self.speaker.output.0.trail.pass_now(piece);
+        }
+    }
+}
