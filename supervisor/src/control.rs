@@ -1,13 +1,18 @@
 //! The control socket: `Status`, answered from the last published snapshot, so that it needs neither the suite's task nor Redis nor a database.
 
+mod exits;
+mod logs;
+
 use std::time::{Duration, Instant};
 
 use gatehouse_proto::internal::v1::{
-    InstanceStatus, StatusRequest, StatusResponse,
+    ExitsRequest, ExitsResponse, InstanceStatus, LogLine, LogsRequest, StatusRequest, StatusResponse,
     supervisor_server::{Supervisor, SupervisorServer},
 };
 use tokio::sync::watch;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, codegen::BoxStream};
+
+use crate::{component::Component, ledger::Ledger, output::Output};
 
 /// What the suite publishes after every change.
 #[derive(Clone, Debug, Default)]
@@ -21,13 +26,15 @@ pub(crate) struct Snapshot {
 #[derive(Debug)]
 pub(crate) struct Control {
     snapshot: watch::Receiver<Snapshot>,
+    output: Output,
+    ledger: Ledger,
 }
 
 impl Control {
     /// The service and what it reads from.
-    pub(crate) fn new() -> (Self, watch::Sender<Snapshot>) {
+    pub(crate) fn new(output: Output, ledger: Ledger) -> (Self, watch::Sender<Snapshot>) {
         let (publish, snapshot) = watch::channel(Snapshot::default());
-        (Self { snapshot }, publish)
+        (Self { snapshot, output, ledger }, publish)
     }
 
     /// For the local socket.
@@ -45,6 +52,23 @@ impl Supervisor for Control {
         }
         Ok(Response::new(status))
     }
+
+    async fn exits(&self, request: Request<ExitsRequest>) -> Result<Response<ExitsResponse>, Status> {
+        exits::answer(&self.ledger, &request.into_inner()).map(Response::new)
+    }
+
+    async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<BoxStream<LogLine>>, Status> {
+        logs::answer(&self.output, &request.into_inner()).map(Response::new)
+    }
+}
+
+/// The component that a request names; empty: all.
+fn component(name: &str) -> Result<Option<Component>, Status> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let unknown = || Status::invalid_argument(format!("no component {name:?}; there are redis, auditor, pusher, edge, admin"));
+    Component::named(name).map(Some).ok_or_else(unknown)
 }
 
 /// As numbers on the wire and in logs.

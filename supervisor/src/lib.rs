@@ -15,6 +15,7 @@ mod child;
 mod component;
 mod config;
 mod control;
+mod ledger;
 mod metrics;
 mod notify;
 mod orphans;
@@ -34,8 +35,8 @@ pub use preflight::preflight;
 pub use suite::drain_budget;
 
 use crate::{
-    child::Launcher, control::Control, metrics::SuiteMetrics, notify::Notifications, orphans::Roster, output::Output, premises::Premises,
-    sockets::Sockets, suite::Suite,
+    child::Launcher, control::Control, ledger::Ledger, metrics::SuiteMetrics, notify::Notifications, orphans::Roster, output::Output,
+    premises::Premises, sockets::Sockets, suite::Suite,
 };
 
 /// The supervisor, from the lock on its directories to the report of the drain.
@@ -54,7 +55,8 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let redis = shared.redis.embedded.then(|| redis::Embedded::open(&shared, &config.redis_server)).transpose()?;
     let metrics = SuiteMetrics::new(process.metrics(), &shared);
     let output = Output::open(&config.logs, &shared, process.metrics());
-    let (control, status) = Control::new();
+    let ledger = Ledger::open(&shared.state_dir);
+    let (control, status) = Control::new(output.clone(), ledger.clone());
 
     // bind
     let sockets = process.inherited(|inherited| Sockets::bind(&config.listen, &shared, inherited)).map_err(Fatal::config)?;
@@ -65,7 +67,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
 
     // run
     let launcher = Launcher::new(&config, sockets, redis, notifications.path().to_owned(), output);
-    let ended = Suite::new(process.clone(), config, launcher, notifications, roster, metrics, status).run().await;
+    let ended = Suite::new(process.clone(), config, launcher, notifications, roster, metrics, ledger, status).run().await;
     drop(premises);
     ended
 }

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
 use gatehouse_chassis::{Process, backoff::random_unit, exit::Fatal};
-use gatehouse_proto::internal::v1::StatusResponse;
+use gatehouse_proto::internal::v1::{ExitRecord, StatusResponse};
 use sd_notify::NotifyState;
 use tokio::{sync::watch, time::sleep_until};
 
@@ -24,6 +24,7 @@ use crate::{
     child::{Action, Event, Exit, Launcher, State},
     component::{Component, roll},
     control::{Snapshot, millis, summary},
+    ledger::Ledger,
     metrics::SuiteMetrics,
     notify::{Notifications, Word},
     orphans::Roster,
@@ -38,6 +39,7 @@ pub(crate) struct Suite {
     notifications: Notifications,
     roster: Roster,
     metrics: SuiteMetrics,
+    ledger: Ledger,
     publish: watch::Sender<Snapshot>,
     slots: Vec<Slot>,
     exits: FuturesUnordered<LocalBoxFuture<'static, (usize, Exit)>>,
@@ -70,6 +72,7 @@ enum Wake {
 
 impl Suite {
     /// Starts nothing yet.
+    #[expect(clippy::too_many_arguments, reason = "it owns all of them")]
     pub(crate) fn new(
         process: Process,
         config: Config,
@@ -77,6 +80,7 @@ impl Suite {
         notifications: Notifications,
         roster: Roster,
         metrics: SuiteMetrics,
+        ledger: Ledger,
         publish: watch::Sender<Snapshot>,
     ) -> Self {
         let shared = process.shared();
@@ -93,6 +97,7 @@ impl Suite {
             notifications,
             roster,
             metrics,
+            ledger,
             publish,
             slots,
             exits: FuturesUnordered::new(),
@@ -120,6 +125,7 @@ impl Suite {
             self.settle().await;
         }
         self.launcher.output().close().await;
+        self.ledger.flush();
         self.finish()
     }
 
@@ -217,7 +223,8 @@ impl Suite {
     fn exited(&mut self, i: usize, exit: Exit) {
         let now = Instant::now();
         let slot = &mut self.slots[i];
-        let (exit, pid, uptime) = slot.ended(exit, now);
+        let ended = slot.ended(exit, now);
+        let (exit, pid, uptime) = (ended.exit, ended.pid, ended.uptime);
         if let Some(stopped) = &slot.stopped {
             self.metrics.stopped(slot.component, slot.instance, stopped.outcome.label(), stopped.took);
         }
@@ -232,6 +239,7 @@ impl Suite {
         let is_final = exit.is_final();
         self.step(i, Event::Exited { is_final, draw: random_unit() });
         let slot = &self.slots[i];
+        self.ledger.record(&ExitRecord { next: slot.next_step().to_owned(), ..ended.record });
         let (component, instance, next) = (slot.component.name(), slot.instance, slot.machine.label());
         let uptime_ms = millis(uptime);
         match slot.machine.state() {

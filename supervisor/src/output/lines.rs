@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use memchr::{memchr, memchr_iter};
 use serde_json::Value;
 
 use crate::component::{Component, label};
@@ -138,7 +139,7 @@ pub(crate) struct Splitter {
 impl Splitter {
     /// Hands over every line that is complete now; empty ones are left out.
     pub(crate) fn push(&mut self, mut bytes: &[u8], mut line: impl FnMut(&str)) {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = memchr(b'\n', bytes) {
             let (head, rest) = bytes.split_at(end);
             bytes = rest.get(1..).unwrap_or_default();
             if std::mem::take(&mut self.skipping) {
@@ -165,7 +166,7 @@ impl Splitter {
     pub(crate) fn discard(&mut self, bytes: &[u8]) -> u64 {
         let Some(last) = bytes.last() else { return 0 };
         let (counted, cut) = (u64::from(self.skipping), *last != b'\n');
-        let ends = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let ends = memchr_iter(b'\n', bytes).count() as u64;
         self.begun = Vec::new();
         self.skipping = cut;
         ends + u64::from(cut) - counted

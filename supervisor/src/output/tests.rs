@@ -33,10 +33,10 @@ impl Room {
         collect(&self.output, query).await
     }
 
-    pub(super) fn counted(&self, sample: &str) -> u64 {
+    pub(super) fn counted(&self, sample: &str) -> i64 {
         let text = self.metrics.text();
         let line = text.lines().find_map(|line| line.strip_prefix(sample)).unwrap_or_else(|| panic!("{sample} in {text}"));
-        line.trim().parse::<f64>().unwrap() as u64
+        line.trim().parse().unwrap()
     }
 }
 

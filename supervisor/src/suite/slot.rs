@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use gatehouse_proto::internal::v1::InstanceStatus;
+use gatehouse_proto::internal::v1::{ExitRecord, InstanceStatus};
+use jiff::Timestamp;
 
 use super::report::{Outcome, Stopped};
 use crate::{
     child::{Action, Exit, Launched, Machine, Policy, Quarantine, State},
     component::Component,
+    control::millis,
 };
 
 /// See the module's head.
@@ -25,6 +27,16 @@ pub(crate) struct Slot {
     pub(crate) stopped: Option<Stopped>,
     pub(crate) budget: Duration,
     running: Option<Running>,
+}
+
+/// The end of its process.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) exit: Exit,
+    /// None: it was never started.
+    pub(crate) pid: Option<u32>,
+    pub(crate) uptime: Duration,
+    pub(crate) record: ExitRecord,
 }
 
 #[derive(Debug)]
@@ -105,8 +117,8 @@ impl Slot {
         }
     }
 
-    /// Its process has ended: how, which, and after how long.
-    pub(crate) fn ended(&mut self, exit: Exit, now: Instant) -> (Exit, Option<u32>, Duration) {
+    /// Its process has ended.
+    pub(crate) fn ended(&mut self, exit: Exit, now: Instant) -> Ended {
         let (pid, uptime) = (self.pid(), self.uptime(now));
         let running = self.running.take();
         let exit = if running.as_ref().is_some_and(|running| running.too_slow) { Exit::StartTimeout } else { exit };
@@ -117,7 +129,43 @@ impl Slot {
         }
         self.last_exit = Some(exit.clone());
         self.last_words = running.as_ref().and_then(|running| running.launched.words.last());
-        (exit, pid, uptime)
+        let record = self.record(&exit, running.as_ref(), uptime);
+        Ended { exit, pid, uptime, record }
+    }
+
+    /// For the ledger; what follows from it is not decided yet.
+    fn record(&self, exit: &Exit, running: Option<&Running>, uptime: Duration) -> ExitRecord {
+        let (asked, killed) = running.map_or((false, false), |running| (running.asked.is_some(), running.killed));
+        let cause = match exit {
+            _ if exit.is_final() => "configuration",
+            Exit::StartTimeout | Exit::NotStarted(_) => "failed_start",
+            _ if killed => "killed",
+            _ if asked => "asked",
+            _ if matches!(self.machine.state(), State::Starting { .. }) => "failed_start",
+            _ => "crashed",
+        };
+        ExitRecord {
+            at_ms: Timestamp::now().as_millisecond(),
+            component: self.component.name().to_owned(),
+            instance: self.instance,
+            generation: self.machine.spawns(),
+            pid: running.map_or(0, |running| running.launched.pid),
+            exit: exit.to_string(),
+            cause: cause.to_owned(),
+            code: if let Exit::Status(code) = exit { Some(*code) } else { None },
+            signal: if let Exit::Signal(number) = exit { Some(*number) } else { None },
+            uptime_ms: millis(uptime),
+            last_words: running.map(|running| running.launched.words.all()).unwrap_or_default(),
+            ..ExitRecord::default()
+        }
+    }
+
+    /// What was decided after an end.
+    pub(crate) fn next_step(&self) -> &'static str {
+        match self.machine.state() {
+            State::Starting { .. } => "restarted",
+            _ => self.machine.label(),
+        }
     }
 
     /// Why it is not ready, in words.

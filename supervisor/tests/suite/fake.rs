@@ -1,14 +1,14 @@
 //! A component that does as it is told by files: what a child of the supervisor can do, and nothing else.
 //!
-//! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `deaf` to SIGTERM, `code=CODE` after SIGTERM.
+//! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `flood` both outputs once ready, `deaf` to SIGTERM, `code=CODE` after SIGTERM.
 //! `{dir}/{component}.check` holds what `--check` prints before it exits 78. What happens is appended to `{dir}/events`.
 
 use std::{
     env, fs,
-    io::Write as _,
+    io::{self, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process,
+    process, thread,
 };
 
 use sd_notify::NotifyState;
@@ -58,6 +58,13 @@ async fn component() {
     if told("silent").is_none() {
         say("ready");
         sd_notify::notify(&[NotifyState::Ready]).unwrap();
+    }
+    if told("flood").is_some() {
+        let piece = format!("{}\n", r#"{"level":"INFO","message":"a flood"}"#).repeat(1000);
+        for mut out in [Box::new(io::stdout()) as Box<dyn io::Write + Send>, Box::new(io::stderr())] {
+            let piece = piece.clone();
+            thread::spawn(move || while out.write_all(piece.as_bytes()).is_ok() {});
+        }
     }
     loop {
         term.recv().await;

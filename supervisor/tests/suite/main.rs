@@ -5,6 +5,7 @@
 
 mod drain;
 mod fake;
+mod output;
 mod redis;
 mod refuse;
 mod restart;

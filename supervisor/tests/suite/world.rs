@@ -7,15 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt as _;
 use gatehouse_chassis::ipc;
 use gatehouse_proto::internal::v1::{
-    InstanceStatus, MetricsRequest, StatusRequest, StatusResponse, process_client::ProcessClient, supervisor_client::SupervisorClient,
+    ExitRecord, ExitsRequest, InstanceStatus, LogLine, LogsRequest, MetricsRequest, StatusRequest, StatusResponse,
+    process_client::ProcessClient, supervisor_client::SupervisorClient,
 };
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use tempfile::TempDir;
+use tonic::transport::Channel;
 
 use crate::fake;
 
@@ -119,8 +122,25 @@ impl World {
     }
 
     pub async fn status(&self) -> Option<StatusResponse> {
-        let channel = ipc::channel(self.path("run/supervisor.sock"));
-        Some(SupervisorClient::new(channel).status(StatusRequest {}).await.ok()?.into_inner())
+        Some(self.client().status(StatusRequest {}).await.ok()?.into_inner())
+    }
+
+    /// On the control socket.
+    pub fn client(&self) -> SupervisorClient<Channel> {
+        SupervisorClient::new(ipc::channel(self.path("run/supervisor.sock")))
+    }
+
+    /// What the children said, at that level or worse.
+    pub async fn logs(&self, component: &str, level: &str) -> Vec<LogLine> {
+        let (component, level) = (component.to_owned(), level.to_owned());
+        let request = LogsRequest { component, level, lines: 10_000, ..LogsRequest::default() };
+        let lines = self.client().logs(request).await.unwrap().into_inner();
+        lines.map(Result::unwrap).collect().await
+    }
+
+    pub async fn exits(&self, component: &str) -> Vec<ExitRecord> {
+        let request = ExitsRequest { component: component.to_owned(), ..ExitsRequest::default() };
+        self.client().exits(request).await.unwrap().into_inner().exits
     }
 
     pub async fn metrics(&self) -> String {

@@ -157,7 +157,7 @@ async fn the_trail_passes_as_it_is_line_by_line_and_waits_for_a_slow_reader() {
     end(&mut child).await;
     said.all().await;
     // Nobody has read until now.
-    let expected: String = (0..500).map(|seq| format!("{{\"seq\":{seq}}}\n")).collect();
+    let expected = (0..500).map(|seq| serde_json::json!({ "seq": seq }).to_string() + "\n").collect::<String>();
     let mut passed = vec![0; expected.len()];
     tokio::time::timeout(PATIENCE, room.stdout.read_exact(&mut passed)).await.unwrap().unwrap();
     assert_eq!(String::from_utf8(passed).unwrap(), expected);

@@ -15,6 +15,8 @@ use crate::{
     output::lines::{Level, Line},
 };
 
+/// The most that can be kept; see the configuration.
+const MOST_KEPT: u32 = 100;
 /// What waits before it is written.
 const PENDING: usize = 16 << 10;
 
@@ -150,7 +152,7 @@ impl LogFile {
     fn set_aside(&self) -> io::Result<()> {
         let aside = |number: u32| self.path.with_extension(format!("log.{number}"));
         // Fewer may be kept than before.
-        let _none = (self.keep + 1..).find(|number| fs::remove_file(aside(*number)).is_err());
+        let _none = (self.keep + 1..=MOST_KEPT).find(|number| fs::remove_file(aside(*number)).is_err());
         if self.keep == 0 {
             return fs::remove_file(&self.path);
         }
