@@ -1,4 +1,6 @@
 use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
     process::{Child, Command},
     time::Instant,
 };
@@ -166,10 +168,35 @@ async fn the_trail_passes_as_it_is_line_by_line_and_waits_for_a_slow_reader() {
 }
 
 #[tokio::test]
-async fn a_redis_whose_pipe_nobody_reads_does_not_stand_still() {
+async fn a_redis_whose_log_nobody_reads_serves_on() {
     let room = Room::new(|_| {});
-    let (mut child, _unread) = shell(&room, Component::Redis, "yes | head -c 4000000 2>/dev/null; echo over >&2");
-    end(&mut child).await;
+    let (stdout, stderr, capture) = Capture::new(room.output.speaker(Component::Redis, 0)).unwrap();
+    let socket = room.dir.path().join("redis.sock");
+    let mut command = Command::new("redis-server");
+    command.args(["--port", "0", "--save", "", "--loglevel", "debug", "--unixsocket"]).arg(&socket).current_dir(&room.dir);
+    let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap();
+    drop(command);
+    let begun = Instant::now();
+    while UnixStream::connect(&socket).is_err() {
+        assert!(begun.elapsed() < PATIENCE, "it does not start");
+        sleep(Duration::from_millis(5)).await;
+    }
+    // Each connection is two lines of its log.
+    let unread = |capture: &Capture| rustix::io::ioctl_fionread(&capture.ends[0].1).unwrap();
+    let mut full = 0;
+    while full < 1000 {
+        let before = unread(&capture);
+        let mut connection = UnixStream::connect(&socket).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.write_all(b"PING\r\n").unwrap();
+        let mut answer = [0; 7];
+        connection.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"+PONG\r\n");
+        full = if unread(&capture) == before { full + 1 } else { 0 };
+    }
+    assert!(unread(&capture) > 60_000, "the pipe was not full");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[tokio::test]
