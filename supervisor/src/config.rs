@@ -12,7 +12,7 @@ use gatehouse_chassis::config::{self, DEFAULT_PATH, ListenAddr, Reader};
 
 pub use logs::Logs;
 
-use crate::child::Policy;
+use crate::{child::Policy, component::Component, control::Access};
 
 /// The supervisor's own configuration.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct Config {
     pub redis_server: PathBuf,
     /// `[supervisor] ready_timeout`, `restart_ceiling`, `stable_after`, `quarantine_after`, `probe_interval`.
     pub restarts: Restarts,
+    /// `[supervisor] control_group`, `operators`: who may change the suite.
+    pub access: Access,
     /// `[supervisor.logs]`.
     pub logs: Logs,
 }
@@ -82,16 +84,18 @@ impl config::Config for Config {
             quarantine_after: section.key("quarantine_after").within(10, 2..=1000),
             probe_interval: section.key("probe_interval").duration(Duration::from_mins(1)),
         };
+        let access = Access::read(&mut section);
         let logs = Logs::read(&mut section);
         section.finish();
-        Some(Self { path, listen, start_timeout, redis_server, restarts, logs })
+        Some(Self { path, listen, start_timeout, redis_server, restarts, access, logs })
     }
 }
 
 impl Restarts {
-    /// The policy of a child with that drain budget.
-    pub(crate) fn policy(&self, budget: Duration) -> Policy {
+    /// The policy of a component with that drain budget.
+    pub(crate) fn policy(&self, component: Component, budget: Duration) -> Policy {
         Policy {
+            overlaps: component.overlaps(),
             ready_timeout: self.ready_timeout,
             budget,
             stable_after: self.stable_after,
@@ -170,6 +174,8 @@ mod tests {
             stable_after = "3s"
             quarantine_after = 4
             probe_interval = "6s"
+            control_group = "gatehouse"
+            operators = ["alice", "group:ops"]
         "#;
         let (config, problems) = read(text, &[("GATEWAY_PUSH_GRPC_ADDR", "127.0.0.1:5")]);
         let config = config.unwrap();
@@ -185,6 +191,8 @@ mod tests {
             probe_interval: seconds(6),
         };
         assert_eq!((config.start_timeout, config.redis_server, config.restarts), (seconds(5), "/opt/redis".into(), restarts));
+        let operators: Vec<_> = config.access.operators.iter().map(ToString::to_string).collect();
+        assert_eq!((config.access.group.as_deref(), operators), (Some("gatehouse"), vec!["alice".into(), "group:ops".into()]));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!
 //! Everything that listens is bound here once and lent to each generation of a child by `LISTEN_FDS`, so that a dead child means a queue, not a refusal.
 
+mod audit;
 mod binaries;
 mod child;
 mod component;
@@ -24,6 +25,7 @@ mod preflight;
 mod premises;
 mod redis;
 mod sockets;
+mod state;
 mod suite;
 
 use std::sync::Arc;
@@ -35,39 +37,57 @@ pub use preflight::preflight;
 pub use suite::drain_budget;
 
 use crate::{
-    child::Launcher, control::Control, ledger::Ledger, metrics::SuiteMetrics, notify::Notifications, orphans::Roster, output::Output,
-    premises::Premises, sockets::Sockets, suite::Suite,
+    child::Launcher,
+    component::{Component, roll},
+    control::{Control, Records},
+    ledger::Ledger,
+    metrics::SuiteMetrics,
+    notify::Notifications,
+    orphans::Roster,
+    output::Output,
+    premises::Premises,
+    sockets::Sockets,
+    state::StateFile,
+    suite::{Parts, Suite},
 };
 
 /// The supervisor, from the lock on its directories to the report of the drain.
 pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     // open: what must be ours alone before anything is touched
     let shared = Arc::clone(process.shared());
-    let premises = Premises::open(&shared)?;
+    let premises = process.inherited(|inherited| Premises::open(&shared, inherited))?;
     let roster = Roster::open(&shared.state_dir);
     roster.end_orphans(&shared, process.shutdown()).await;
     if process.shutdown().is_draining() {
         // Some of them may still hold our ports; the next start ends them.
         return Ok(());
     }
+    let metrics = SuiteMetrics::new(process.metrics());
+    let state = StateFile::open(&shared.state_dir, metrics.state_failures.clone());
+    let slots = roll(&shared, state.pushers(shared.instances(Component::Pusher.name())));
 
     // build
     let redis = shared.redis.embedded.then(|| redis::Embedded::open(&shared, &config.redis_server)).transpose()?;
-    let metrics = SuiteMetrics::new(process.metrics(), &shared);
     let output = Output::open(&config.logs, &shared, process.metrics());
     let ledger = Ledger::open(&shared.state_dir);
-    let (control, status) = Control::new(output.clone(), ledger.clone());
 
     // bind
-    let sockets = process.inherited(|inherited| Sockets::bind(&config.listen, &shared, inherited)).map_err(Fatal::config)?;
+    let opened = process.inherited(|inherited| Sockets::open(&config.listen, &shared, &slots, inherited, &[]));
+    let sockets = opened.map_err(Fatal::from)?;
     let notifications = Notifications::bind(&shared.runtime_dir)?;
-    let control_socket = premises.bind_control()?;
+    let control_socket = sockets.control()?;
+    let (control, ends) = Control::open(
+        &process,
+        &config.access,
+        &premises::control_socket(&shared),
+        Records { output: output.clone(), ledger: ledger.clone() },
+    )?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
 
     // run
     let launcher = Launcher::new(&config, sockets, redis, notifications.path().to_owned(), output);
-    let ended = Suite::new(process.clone(), config, launcher, notifications, roster, metrics, ledger, status).run().await;
+    let ended = Suite::new(Parts { process, config, launcher, notifications, roster, metrics, ledger, state, ends }).run().await;
     drop(premises);
     ended
 }

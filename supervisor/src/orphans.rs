@@ -1,7 +1,7 @@
 //! The children of a supervisor that died without stopping them.
 //!
 //! Children outlive their supervisor (they are not killed with it), and a second edge beside a first would serve the same clients with another's configuration.
-//! So each started process is written to `supervisor.state.json` with its start time, which no other process of that pid shares; the next supervisor asks
+//! So each started process is written to `supervisor.children.json` with its start time, which no other process of that pid shares; the next supervisor asks
 //! those that still live to stop, each within its budget, before it binds or starts anything.
 
 use std::{
@@ -53,7 +53,7 @@ struct Record {
 impl Roster {
     /// Reads what the last supervisor left. What cannot be read names nobody.
     pub(crate) fn open(state_dir: &Path) -> Self {
-        let path = state_dir.join("supervisor.state.json");
+        let path = state_dir.join("supervisor.children.json");
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let record: Record = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn a_roster_of_another_boot_or_of_no_sense_names_nobody() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("supervisor.state.json");
+        let path = dir.path().join("supervisor.children.json");
         let entry = Entry { component: "edge".into(), instance: 0, pid: std::process::id(), start_time: 1 };
         fs::write(&path, serde_json::to_vec(&Record { boot: "another".into(), children: vec![entry] }).unwrap()).unwrap();
         assert_eq!(Roster::open(dir.path()).left, []);

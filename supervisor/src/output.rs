@@ -45,7 +45,7 @@ use self::{
     trail::Trail,
 };
 use crate::{
-    component::{Component, roll},
+    component::{Component, SlotId},
     config::Logs,
 };
 
@@ -96,8 +96,7 @@ pub(crate) enum Stream {
 #[derive(Clone, Debug)]
 pub(crate) struct Speaker {
     output: Output,
-    component: Component,
-    instance: u32,
+    slot: SlotId,
 }
 
 impl Output {
@@ -119,13 +118,6 @@ impl Output {
         let lines = metrics.counters("component_output_lines_total", "Lines that the component wrote and we passed on.", &labels);
         let help = "Lines that the component wrote and we dropped: more than [supervisor.logs] rate, or nobody reads our stdout.";
         let dropped = metrics.counters("component_output_dropped_total", help, &labels);
-        for (component, instance) in roll(shared) {
-            for stream in [Stream::Stdout, Stream::Stderr] {
-                for counters in [&lines, &dropped] {
-                    let _zero = counters.with_label_values(&[component.name(), &instance.to_string(), stream.as_str()]);
-                }
-            }
-        }
         Self(Arc::new(Hub {
             style: if text { Style::Text } else { Style::Json },
             rate: logs.rate,
@@ -146,8 +138,8 @@ impl Output {
     }
 
     /// A process of that slot.
-    pub(crate) fn speaker(&self, component: Component, instance: u32) -> Speaker {
-        Speaker { output: self.clone(), component, instance }
+    pub(crate) fn speaker(&self, slot: SlotId) -> Speaker {
+        Speaker { output: self.clone(), slot }
     }
 
     /// Reads no more: no child is left, or another supervisor goes on. What was read is written, but not waited for for long.
@@ -165,11 +157,11 @@ impl Output {
         self.0.spoken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn publish(&self, component: Component, instance: u32, level: Option<Level>, text: &str) -> Arc<Line> {
+    fn publish(&self, slot: SlotId, level: Option<Level>, text: &str) -> Arc<Line> {
         let mut spoken = self.spoken();
         spoken.seq += 1;
         let at_ms = Timestamp::now().as_millisecond();
-        let line = Arc::new(Line { seq: spoken.seq, at_ms, component, instance, level, text: text.into() });
+        let line = Arc::new(Line { seq: spoken.seq, at_ms, slot, level, text: text.into() });
         spoken.rings.push(Arc::clone(&line));
         if let Some(files) = &self.0.files {
             files.line(Arc::clone(&line));
@@ -192,30 +184,30 @@ impl Stream {
 impl Speaker {
     /// It said a line.
     fn line(&self, text: &str) -> Arc<Line> {
-        let level = Level::of(self.component, text);
-        if self.component == Component::Redis {
+        let level = Level::of(self.slot.component, text);
+        if self.slot.component == Component::Redis {
             // It knows nothing of our format, so its lines are logged as ours.
             log_redis(text);
         } else {
-            Outlet::stderr().line(lines::tagged(self.output.0.style, self.component, self.instance, text));
+            Outlet::stderr().line(lines::tagged(self.output.0.style, self.slot, text));
         }
-        self.output.publish(self.component, self.instance, level, text)
+        self.output.publish(self.slot, level, text)
     }
 
     /// Lines of it are missing here.
     fn note_dropped(&self, lines: u64) -> Arc<Line> {
-        let (component, rate) = (self.component.name(), self.output.0.rate);
-        tracing::warn!(component, instance = self.instance, lines, "lines dropped: more than {rate} bytes a second");
+        let (component, instance, rate) = (self.slot.component.name(), self.slot.instance, self.output.0.rate);
+        tracing::warn!(component, instance, lines, "lines dropped: more than {rate} bytes a second");
         let message = format!("{lines} lines dropped here: more than {rate} bytes a second");
         let text = match self.output.0.style {
             Style::Text => format!("WARN {message}"),
             Style::Json => serde_json::json!({ "level": "WARN", "message": message }).to_string(),
         };
-        self.output.publish(self.component, self.instance, Some(Level::Warn), &text)
+        self.output.publish(self.slot, Some(Level::Warn), &text)
     }
 
     fn counter(&self, counters: &IntCounterVec, stream: Stream) -> IntCounter {
-        counters.with_label_values(&[self.component.name(), &self.instance.to_string(), stream.as_str()])
+        counters.with_label_values(&[self.slot.component.name(), &self.slot.instance.to_string(), stream.as_str()])
     }
 }
 

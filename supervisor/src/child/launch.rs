@@ -13,7 +13,7 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 use super::Exit;
 use crate::{
     Config, binaries,
-    component::Component,
+    component::{Component, SlotId},
     output::{Capture, Output, Words},
     redis::Embedded,
     sockets::Sockets,
@@ -55,6 +55,11 @@ impl Launcher {
         &self.sockets
     }
 
+    /// The same, to add and remove.
+    pub(crate) const fn sockets_mut(&mut self) -> &mut Sockets {
+        &mut self.sockets
+    }
+
     /// The embedded server.
     pub(crate) const fn redis(&self) -> Option<&Embedded> {
         self.redis.as_ref()
@@ -66,12 +71,13 @@ impl Launcher {
     }
 
     /// Starts a process; the future resolves when it has ended and its last words have arrived.
-    pub(crate) fn launch(&self, component: Component, instance: u32) -> io::Result<(Launched, impl Future<Output = Exit> + use<>)> {
+    pub(crate) fn launch(&self, slot: SlotId) -> io::Result<(Launched, impl Future<Output = Exit> + use<>)> {
+        let SlotId { component, instance } = slot;
         let (mut command, input) = match (&self.redis, component) {
             (Some(redis), Component::Redis) => (redis.command(), Some(redis.settings().clone())),
             _ => (self.component(component, instance)?, None),
         };
-        let (stdout, stderr, capture) = Capture::new(self.output.speaker(component, instance))?;
+        let (stdout, stderr, capture) = Capture::new(self.output.speaker(slot))?;
         let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
         command.stdin(stdin).stdout(stdout).stderr(stderr).process_group(0);
         let mut child = command.spawn()?;
@@ -116,6 +122,12 @@ impl Launcher {
         let mappings = (FIRST_FD..).zip(lent).map(|(child_fd, (_, parent_fd))| FdMapping { parent_fd, child_fd }).collect();
         command.fd_mappings(mappings).map_err(io::Error::other)?;
         Ok(command)
+    }
+
+    /// No child is left: nothing more is read, and no local socket needed.
+    pub(crate) async fn close(&mut self) {
+        self.output.close().await;
+        self.sockets.close();
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) struct Words(Arc<Mutex<VecDeque<Arc<Line>>>>);
 impl Capture {
     /// For a process that is about to be started: its stdout, its stderr.
     pub(crate) fn new(speaker: Speaker) -> io::Result<(Stdio, Stdio, Self)> {
-        let ((stdout, out), (stderr, err)) = (pipe(speaker.component)?, pipe(speaker.component)?);
+        let ((stdout, out), (stderr, err)) = (pipe(speaker.slot.component)?, pipe(speaker.slot.component)?);
         let ends = vec![(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
         Ok((out, err, Self { speaker, ends }))
     }
@@ -101,7 +101,7 @@ impl Capture {
         for (stream, end) in ends {
             let (all_read, read) = oneshot::channel();
             drained.push(read);
-            let sink = match (speaker.component, stream) {
+            let sink = match (speaker.slot.component, stream) {
                 (Component::Auditor, Stream::Stdout) => Sink::Trail(TrailSink::new(speaker.clone(), stream)),
                 _ => Sink::Lines(LineSink::new(speaker.clone(), stream, words.clone())),
             };

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 use self::log_file::{Change, LogFile};
 use super::lines::Line;
-use crate::component::Component;
+use crate::component::SlotId;
 
 pub(crate) use shelf::{Place, Reading, Shelf, Wanted};
 
@@ -100,7 +100,7 @@ impl Files {
 struct Writer {
     bounds: Bounds,
     retry: Duration,
-    files: Vec<((Component, u32), LogFile)>,
+    files: Vec<(SlotId, LogFile)>,
     load: Arc<Load>,
 }
 
@@ -132,9 +132,8 @@ impl Writer {
 
     fn append(&mut self, line: &Line) {
         self.load.bytes.fetch_sub(line.text.len(), Ordering::Relaxed);
-        let slot = (line.component, line.instance);
-        let place = self.files.iter().position(|(known, _)| *known == slot).unwrap_or_else(|| {
-            self.files.push((slot, LogFile::new(&self.bounds, line.component, line.instance)));
+        let place = self.files.iter().position(|(known, _)| *known == line.slot).unwrap_or_else(|| {
+            self.files.push((line.slot, LogFile::new(&self.bounds, line.slot)));
             self.files.len() - 1
         });
         if let Some((_, file)) = self.files.get_mut(place)

@@ -15,7 +15,7 @@ use super::{
     files::{Place, Reading, Shelf, Wanted},
     lines::{Level, Line, at_least},
 };
-use crate::component::Component;
+use crate::component::SlotId;
 
 /// Lines on their way to one who asked.
 const QUEUE: usize = 256;
@@ -86,16 +86,13 @@ impl Output {
 
 impl Query {
     fn wants(&self, line: &Line) -> bool {
-        self.wanted.holds(line.component, line.instance)
-            && at_least(line.level, self.level)
-            && self.since_ms.is_none_or(|since| line.at_ms >= since)
+        self.wanted.holds(line.slot) && at_least(line.level, self.level) && self.since_ms.is_none_or(|since| line.at_ms >= since)
     }
 }
 
 /// One slot: what its files hold, and then what they miss.
 struct Source {
-    component: Component,
-    instance: u32,
+    slot: SlotId,
     shelf: Option<Shelf>,
     kept: VecDeque<Arc<Line>>,
 }
@@ -104,19 +101,17 @@ struct Source {
 fn sources(shelves: Option<Vec<Shelf>>, mut kept: VecDeque<Arc<Line>>) -> Vec<Source> {
     let mut sources = Vec::new();
     for shelf in shelves.iter().flatten() {
-        let (component, instance) = (shelf.component, shelf.instance);
-        sources.push(Source { component, instance, shelf: None, kept: VecDeque::new() });
+        sources.push(Source { slot: shelf.slot, shelf: None, kept: VecDeque::new() });
     }
     let has_files = shelves.is_some();
     while let Some(line) = kept.pop_front() {
-        let known = sources.iter().position(|source| (source.component, source.instance) == (line.component, line.instance));
+        let known = sources.iter().position(|source| source.slot == line.slot);
         let missing = known.and_then(|known| shelves.as_ref()?.get(known)?.missing_from);
         match (known.and_then(|known| sources.get_mut(known)), missing) {
             (Some(source), None) if !has_files => source.kept.push_back(line),
             (Some(source), Some(from)) if line.seq >= from => source.kept.push_back(line),
             (None, _) if !has_files => {
-                let (component, instance) = (line.component, line.instance);
-                sources.push(Source { component, instance, shelf: None, kept: VecDeque::from([line]) });
+                sources.push(Source { slot: line.slot, shelf: None, kept: VecDeque::from([line]) });
             }
             _ => {}
         }
@@ -144,8 +139,7 @@ fn replay(sources: Vec<Source>, query: &Query, mut tell: impl FnMut(LogLine) -> 
 
 /// One slot's lines from its first that is wanted on.
 struct Track {
-    component: Component,
-    instance: u32,
+    slot: SlotId,
     reading: Option<Reading>,
     kept: VecDeque<Arc<Line>>,
 }
@@ -155,7 +149,7 @@ impl Track {
         if let Some(reading) = &mut self.reading {
             if let Some(entry) = reading.next()? {
                 let level = entry.level.map_or("", Level::as_str);
-                return Ok(Some(told(entry.at_ms, self.component, self.instance, level, entry.text)));
+                return Ok(Some(told(entry.at_ms, self.slot, level, entry.text)));
             }
             self.reading = None;
         }
@@ -166,13 +160,13 @@ impl Track {
 /// Finds where each begins.
 fn begin(sources: Vec<Source>, query: &Query) -> io::Result<Vec<Track>> {
     let track = |source: Source, place: Option<Place>, skip: usize| {
-        let Source { component, instance, shelf, mut kept } = source;
+        let Source { slot, shelf, mut kept } = source;
         kept.drain(..skip.min(kept.len()));
         let reading = match (shelf, place) {
             (Some(shelf), Some(place)) => Some(shelf.read(place, query.level)?),
             _ => None,
         };
-        Ok(Track { component, instance, reading, kept })
+        Ok(Track { slot, reading, kept })
     };
     let Some(lines) = query.lines else {
         let since = query.since_ms.unwrap_or(i64::MIN);
@@ -206,10 +200,11 @@ fn begin(sources: Vec<Source>, query: &Query) -> io::Result<Vec<Track>> {
 }
 
 fn log_line(line: &Line) -> LogLine {
-    told(line.at_ms, line.component, line.instance, line.level.map_or("", Level::as_str), line.text.to_string())
+    told(line.at_ms, line.slot, line.level.map_or("", Level::as_str), line.text.to_string())
 }
 
-fn told(at_ms: i64, component: Component, instance: u32, level: &str, line: String) -> LogLine {
+fn told(at_ms: i64, slot: SlotId, level: &str, line: String) -> LogLine {
+    let SlotId { component, instance } = slot;
     LogLine { at_ms, component: component.name().to_owned(), instance, level: level.to_owned(), line }
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use memchr::{memchr, memchr_iter};
 use serde_json::Value;
 
-use crate::component::{Component, label};
+use crate::component::{Component, SlotId, label};
 
 /// A longer line is broken up.
 pub(crate) const MAX_LINE: usize = 16 << 10;
@@ -30,8 +30,7 @@ pub(crate) struct Line {
     pub(crate) seq: u64,
     /// Unix time of the arrival.
     pub(crate) at_ms: i64,
-    pub(crate) component: Component,
-    pub(crate) instance: u32,
+    pub(crate) slot: SlotId,
     /// `None`: it does not say.
     pub(crate) level: Option<Level>,
     pub(crate) text: Box<str>,
@@ -94,14 +93,14 @@ pub(crate) fn redis(line: &str) -> (Level, &str) {
 }
 
 /// A line with its speaker.
-pub(crate) fn tagged(style: Style, component: Component, instance: u32, line: &str) -> String {
-    let name = component.name();
+pub(crate) fn tagged(style: Style, slot: SlotId, line: &str) -> String {
+    let (name, instance) = (slot.component.name(), slot.instance);
     match (style, line.strip_prefix('{')) {
         (Style::Json, Some(fields)) if line.ends_with('}') && fields.len() > 1 => {
             format!(r#"{{"component":"{name}","instance":{instance},{fields}"#)
         }
         (Style::Json, _) => serde_json::json!({ "component": name, "instance": instance, "message": line }).to_string(),
-        (Style::Text, _) => format!("{:8} | {line}", label(component, instance)),
+        (Style::Text, _) => format!("{:8} | {line}", label(slot)),
     }
 }
 

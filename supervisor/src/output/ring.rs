@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use super::lines::Line;
-use crate::component::Component;
+use crate::component::SlotId;
 
 /// What all rings together may hold.
 const TOTAL: usize = 2 << 20;
@@ -20,8 +20,7 @@ pub(crate) struct Rings {
 
 #[derive(Debug)]
 struct Ring {
-    component: Component,
-    instance: u32,
+    slot: SlotId,
     lines: VecDeque<Arc<Line>>,
     bytes: usize,
 }
@@ -29,9 +28,9 @@ struct Ring {
 impl Rings {
     /// Keeps a line, and forgets what is too old for it.
     pub(crate) fn push(&mut self, line: Arc<Line>) {
-        let place = self.rings.iter().position(|ring| ring.component == line.component && ring.instance == line.instance);
+        let place = self.rings.iter().position(|ring| ring.slot == line.slot);
         let place = place.unwrap_or_else(|| {
-            self.rings.push(Ring { component: line.component, instance: line.instance, lines: VecDeque::new(), bytes: 0 });
+            self.rings.push(Ring { slot: line.slot, lines: VecDeque::new(), bytes: 0 });
             self.rings.len() - 1
         });
         let limit = TOTAL / self.rings.len().max(LEAST_RINGS);
@@ -65,6 +64,7 @@ fn cost(line: &Line) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::component::Component;
 
     #[test]
     fn each_keeps_its_last_lines_and_all_stay_within_the_bound() {
@@ -73,11 +73,11 @@ mod tests {
             // The edge floods; thirty pushers say a word now and then.
             let (component, instance) =
                 if seq % 1000 == 0 { (Component::Pusher, u32::try_from(seq / 1000).unwrap()) } else { (Component::Edge, 0) };
-            rings.push(Arc::new(Line { seq, at_ms: 0, component, instance, level: None, text: "x".repeat(200).into() }));
+            rings.push(Arc::new(Line { seq, at_ms: 0, slot: SlotId { component, instance }, level: None, text: "x".repeat(200).into() }));
         }
         assert!(rings.lines().map(|line| cost(line)).sum::<usize>() <= TOTAL);
-        assert_eq!(rings.lines().filter(|line| line.component == Component::Pusher).count(), 40);
-        let edge: Vec<_> = rings.lines().filter(|line| line.component == Component::Edge).map(|line| line.seq).collect();
+        assert_eq!(rings.lines().filter(|line| line.slot.component == Component::Pusher).count(), 40);
+        let edge: Vec<_> = rings.lines().filter(|line| line.slot.component == Component::Edge).map(|line| line.seq).collect();
         assert_eq!(edge.last(), Some(&39_999));
         assert!(edge.len() > 100 && edge.is_sorted());
     }

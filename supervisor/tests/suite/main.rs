@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod changes;
+mod control;
 mod drain;
 mod fake;
 mod output;
@@ -10,4 +12,6 @@ mod redis;
 mod refuse;
 mod restart;
 mod start;
+mod store;
+mod systemd;
 mod world;

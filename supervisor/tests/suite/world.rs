@@ -10,8 +10,8 @@ use std::{
 use futures_util::StreamExt as _;
 use gatehouse_chassis::ipc;
 use gatehouse_proto::internal::v1::{
-    ExitRecord, ExitsRequest, InstanceStatus, LogLine, LogsRequest, MetricsRequest, StatusRequest, StatusResponse,
-    process_client::ProcessClient, supervisor_client::SupervisorClient,
+    ChangeRequest, ChangeStatus, ExitRecord, ExitsRequest, InstanceStatus, LogLine, LogsRequest, MetricsRequest, StatusRequest,
+    StatusResponse, VerdictRequest, change_request, process_client::ProcessClient, supervisor_client::SupervisorClient,
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -122,7 +122,23 @@ impl World {
     }
 
     pub async fn status(&self) -> Option<StatusResponse> {
-        Some(self.client().status(StatusRequest {}).await.ok()?.into_inner())
+        let channel = ipc::channel(self.path("run/supervisor.sock"));
+        Some(SupervisorClient::new(channel).status(StatusRequest {}).await.ok()?.into_inner())
+    }
+
+    /// Asks for a change; its id.
+    pub async fn begin(&self, change: change_request::Change) -> String {
+        let channel = ipc::channel(self.path("run/supervisor.sock"));
+        let request = ChangeRequest { reason: "as tested".to_owned(), change: Some(change) };
+        SupervisorClient::new(channel).change(request).await.unwrap().into_inner().change_id
+    }
+
+    /// The same, and its verdict.
+    pub async fn change(&self, change: change_request::Change) -> ChangeStatus {
+        let change_id = self.begin(change).await;
+        let channel = ipc::channel(self.path("run/supervisor.sock"));
+        let verdict = SupervisorClient::new(channel).verdict(VerdictRequest { change_id, wait: true }).await;
+        verdict.unwrap_or_else(|status| panic!("{status}: {}", self.read("stderr"))).into_inner().change.unwrap()
     }
 
     /// On the control socket.
@@ -174,8 +190,13 @@ impl World {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
+    /// The supervisor's.
+    pub fn pid(&self) -> u32 {
+        self.supervisor.as_ref().unwrap().id()
+    }
+
     pub fn signal(&self, signal: Signal) {
-        send(self.supervisor.as_ref().unwrap().id(), signal);
+        send(self.pid(), signal);
     }
 
     /// Waits for the supervisor's end.

@@ -8,6 +8,7 @@ use std::{
 use tokio::{io::AsyncReadExt as _, time::sleep};
 
 use super::*;
+use crate::component::SlotId;
 use crate::output::{
     Query,
     tests::{Room, texts},
@@ -17,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A shell as that component.
 fn shell(room: &Room, component: Component, script: &str) -> (Child, Capture) {
-    let (stdout, stderr, capture) = Capture::new(room.output.speaker(component, 0)).unwrap();
+    let (stdout, stderr, capture) = Capture::new(room.output.speaker(SlotId { component, instance: 0 })).unwrap();
     let child = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap();
     (child, capture)
 }
@@ -94,7 +95,7 @@ async fn what_is_said_between_two_supervisors_arrives_at_the_second() {
         path
     };
     let (go, done, stay) = (fifo("go"), fifo("done"), fifo("stay"));
-    let (stdout, stderr, capture) = Capture::new(room.output.speaker(Component::Edge, 0)).unwrap();
+    let (stdout, stderr, capture) = Capture::new(room.output.speaker(SlotId { component: Component::Edge, instance: 0 })).unwrap();
     let mut command = Command::new("sh");
     command.args(["-c", script]).current_dir(&room.dir).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     let mut child = command.spawn().unwrap();
@@ -104,7 +105,8 @@ async fn what_is_said_between_two_supervisors_arrives_at_the_second() {
     let write = |path| tokio::task::spawn_blocking(move || std::fs::write(path, "\n"));
     write(go).await.unwrap().unwrap();
     tokio::task::spawn_blocking(move || std::fs::read(done)).await.unwrap().unwrap();
-    let said = Capture::reopen(child.id(), room.output.speaker(Component::Edge, 0)).unwrap().read().unwrap();
+    let said =
+        Capture::reopen(child.id(), room.output.speaker(SlotId { component: Component::Edge, instance: 0 })).unwrap().read().unwrap();
     write(stay).await.unwrap().unwrap();
     end(&mut child).await;
     said.all().await;
@@ -118,10 +120,10 @@ async fn what_is_said_between_two_supervisors_arrives_at_the_second() {
 async fn an_output_that_is_no_pipe_is_left_alone_and_a_process_that_is_gone_is_an_error() {
     let room = Room::new(|_| {});
     let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    assert_eq!(Capture::reopen(child.id(), room.output.speaker(Component::Edge, 0)).unwrap().ends.len(), 0);
+    assert_eq!(Capture::reopen(child.id(), room.output.speaker(SlotId { component: Component::Edge, instance: 0 })).unwrap().ends.len(), 0);
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(Capture::reopen(child.id(), room.output.speaker(Component::Edge, 0)).is_err());
+    assert!(Capture::reopen(child.id(), room.output.speaker(SlotId { component: Component::Edge, instance: 0 })).is_err());
 }
 
 #[tokio::test]
@@ -170,7 +172,7 @@ async fn the_trail_passes_as_it_is_line_by_line_and_waits_for_a_slow_reader() {
 #[tokio::test]
 async fn a_redis_whose_log_nobody_reads_serves_on() {
     let room = Room::new(|_| {});
-    let (stdout, stderr, capture) = Capture::new(room.output.speaker(Component::Redis, 0)).unwrap();
+    let (stdout, stderr, capture) = Capture::new(room.output.speaker(SlotId { component: Component::Redis, instance: 0 })).unwrap();
     let socket = room.dir.path().join("redis.sock");
     let mut command = Command::new("redis-server");
     command.args(["--port", "0", "--save", "", "--loglevel", "debug", "--unixsocket"]).arg(&socket).current_dir(&room.dir);
@@ -210,7 +212,7 @@ async fn closing_lets_out_what_was_begun() {
     let _said = [edge_capture.read().unwrap(), auditor_capture.read().unwrap()];
     let is_read = |child: &Child, name: &str| {
         // The pipes, once more.
-        let ends = Capture::reopen(child.id(), room.output.speaker(Component::Edge, 0)).unwrap().ends;
+        let ends = Capture::reopen(child.id(), room.output.speaker(SlotId { component: Component::Edge, instance: 0 })).unwrap().ends;
         said(name).exists() && ends.iter().all(|(_, end)| rustix::io::ioctl_fionread(end).unwrap() == 0)
     };
     let begun = Instant::now();

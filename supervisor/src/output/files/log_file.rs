@@ -11,7 +11,7 @@ use std::{
 
 use super::{Bounds, create};
 use crate::{
-    component::{Component, label},
+    component::{SlotId, label},
     output::lines::{Level, Line},
 };
 
@@ -61,8 +61,8 @@ pub(super) enum Change {
 }
 
 impl LogFile {
-    pub(super) fn new(bounds: &Bounds, component: Component, instance: u32) -> Self {
-        let path = bounds.dir.join(format!("{}.log", label(component, instance)));
+    pub(super) fn new(bounds: &Bounds, slot: SlotId) -> Self {
+        let path = bounds.dir.join(format!("{}.log", label(slot)));
         Self {
             path,
             max_bytes: bounds.max_bytes,

@@ -10,14 +10,12 @@ use std::{
 
 use super::Bounds;
 use crate::{
-    component::{Component, label},
+    component::{Component, SlotId, label},
     output::lines::{Level, at_least},
 };
 
 /// Read backwards by so much.
 const BLOCK: u64 = 64 << 10;
-
-type Slot = (Component, u32);
 
 /// Which slots; `None`: of all.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,16 +26,15 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     /// Whether it is one of those.
-    pub(crate) fn holds(self, component: Component, instance: u32) -> bool {
-        self.component.is_none_or(|wanted| wanted == component) && self.instance.is_none_or(|wanted| wanted == instance)
+    pub(crate) fn holds(self, slot: SlotId) -> bool {
+        self.component.is_none_or(|wanted| wanted == slot.component) && self.instance.is_none_or(|wanted| wanted == slot.instance)
     }
 }
 
 /// One slot's files, oldest first, each with the length that counts.
 #[derive(Debug)]
 pub(crate) struct Shelf {
-    pub(crate) component: Component,
-    pub(crate) instance: u32,
+    pub(crate) slot: SlotId,
     /// From that line on the files miss some.
     pub(crate) missing_from: Option<u64>,
     files: Vec<(File, u64)>,
@@ -60,20 +57,20 @@ pub(crate) struct Place {
 
 /// Opens all that is wanted, of the slots that were written to (each with the line from which on some are missing), and of those that are gone, which are
 /// found by their files.
-pub(super) fn open(bounds: &Bounds, wanted: Wanted, written: impl Iterator<Item = (Slot, Option<u64>)>) -> Vec<Shelf> {
-    let mut slots: BTreeMap<(&'static str, u32), (Component, Option<u64>)> = BTreeMap::new();
+pub(super) fn open(bounds: &Bounds, wanted: Wanted, written: impl Iterator<Item = (SlotId, Option<u64>)>) -> Vec<Shelf> {
+    let mut slots: BTreeMap<SlotId, Option<u64>> = BTreeMap::new();
     let names = fs::read_dir(&bounds.dir).ok();
     let found = names.into_iter().flatten().filter_map(|name| slot_of(name.ok()?.file_name().to_str()?));
-    for ((component, instance), missing_from) in found.map(|slot| (slot, None)).chain(written) {
-        if wanted.holds(component, instance) {
-            slots.insert((component.name(), instance), (component, missing_from));
+    for (slot, missing_from) in found.map(|slot| (slot, None)).chain(written) {
+        if wanted.holds(slot) {
+            slots.insert(slot, missing_from);
         }
     }
-    let shelf = |((_, instance), (component, missing_from))| {
-        let path = bounds.dir.join(format!("{}.log", label(component, instance)));
+    let shelf = |(slot, missing_from)| {
+        let path = bounds.dir.join(format!("{}.log", label(slot)));
         let aside = (1..=bounds.keep).rev().map(|number| path.with_extension(format!("log.{number}")));
         let files = aside.chain([path.clone()]).filter_map(|path| opened(&path)).collect();
-        Shelf { component, instance, missing_from, files }
+        Shelf { slot, missing_from, files }
     };
     slots.into_iter().map(shelf).collect()
 }
@@ -85,13 +82,13 @@ fn opened(path: &Path) -> Option<(File, u64)> {
 }
 
 /// `pusher-1.log` is that of pusher 1.
-fn slot_of(name: &str) -> Option<Slot> {
+fn slot_of(name: &str) -> Option<SlotId> {
     let stem = name.strip_suffix(".log")?;
     let (component, instance) = match stem.split_once('-') {
         Some((component, instance)) => (component, instance.parse().ok()?),
         None => (stem, 0),
     };
-    Some((Component::named(component)?, instance))
+    Some(SlotId { component: Component::named(component)?, instance })
 }
 
 impl Shelf {
@@ -101,7 +98,7 @@ impl Shelf {
         for (number, (file, length)) in self.files.iter().enumerate().rev() {
             let mut backwards = Backwards { file, end: *length, held: Vec::new() };
             while let Some((offset, line)) = backwards.next()? {
-                let Some(entry) = parse(self.component, &line) else { continue };
+                let Some(entry) = parse(self.slot.component, &line) else { continue };
                 if since_ms.is_some_and(|since| entry.at_ms < since) {
                     return Ok(found);
                 }
@@ -122,7 +119,7 @@ impl Shelf {
         for (number, (file, length)) in self.files.iter().enumerate().rev() {
             let mut backwards = Backwards { file, end: *length, held: Vec::new() };
             while let Some((offset, line)) = backwards.next()? {
-                match parse(self.component, &line) {
+                match parse(self.slot.component, &line) {
                     Some(entry) if entry.at_ms < since_ms => return Ok(first),
                     Some(_) => first = Some(Place { file: number, offset }),
                     None => {}
@@ -134,12 +131,12 @@ impl Shelf {
 
     /// The lines that fit, from that place to the end.
     pub(crate) fn read(self, from: Place, level: Option<Level>) -> io::Result<Reading> {
-        let Self { component, files, .. } = self;
+        let Self { slot, files, .. } = self;
         let mut files: VecDeque<_> = files.into_iter().skip(from.file).collect();
         if let Some((file, _)) = files.front_mut() {
             file.seek(SeekFrom::Start(from.offset))?;
         }
-        let mut reading = Reading { component, level, files: VecDeque::new() };
+        let mut reading = Reading { component: slot.component, level, files: VecDeque::new() };
         for (place, (file, length)) in files.into_iter().enumerate() {
             let begin = if place == 0 { from.offset } else { 0 };
             reading.files.push_back(BufReader::new(file.take(length.saturating_sub(begin))));

@@ -3,7 +3,7 @@ use std::{fs, os::unix::fs::symlink};
 use tempfile::TempDir;
 
 use super::*;
-use crate::output::lines::Level;
+use crate::{component::Component, output::lines::Level};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -28,7 +28,7 @@ impl Desk {
     fn line(&mut self, component: Component, instance: u32, text: &str) -> Arc<Line> {
         self.seq += 1;
         let at_ms = 1_700_000_000_000 + i64::try_from(self.seq).unwrap();
-        Arc::new(Line { seq: self.seq, at_ms, component, instance, level: Level::of(component, text), text: text.into() })
+        Arc::new(Line { seq: self.seq, at_ms, slot: SlotId { component, instance }, level: Level::of(component, text), text: text.into() })
     }
 
     fn names(&self) -> Vec<String> {
@@ -64,8 +64,8 @@ async fn each_slot_has_its_file_and_a_line_its_time() {
     assert_eq!(desk.names(), ["edge.log", "pusher-1.log"]);
     assert_eq!(desk.read("edge.log"), "2023-11-14T22:13:20.001Z hello\n2023-11-14T22:13:20.003Z hello\n");
     assert_eq!(
-        shelves.into_iter().map(|shelf| (shelf.component, shelf.instance, texts(shelf).len())).collect::<Vec<_>>(),
-        [(Component::Edge, 0, 2), (Component::Pusher, 1, 1)]
+        shelves.into_iter().map(|shelf| (shelf.slot.to_string(), texts(shelf).len())).collect::<Vec<_>>(),
+        [("pusher/1".to_owned(), 1), ("edge".to_owned(), 2)]
     );
 }
 

@@ -1,12 +1,13 @@
 use tokio::time::Duration;
 
 use super::*;
+use crate::component::Component;
 use crate::output::tests::{Room, collect, open, texts};
 
 fn say(room: &Room, component: Component, instance: u32, lines: std::ops::Range<u32>) {
     for number in lines {
         let level = if number % 2 == 0 { "INFO" } else { "WARN" };
-        room.output.speaker(component, instance).line(&format!("{level} {} {number}", component.name()));
+        room.output.speaker(SlotId { component, instance }).line(&format!("{level} {} {number}", component.name()));
     }
 }
 

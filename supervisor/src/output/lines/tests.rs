@@ -1,13 +1,15 @@
 use super::*;
 
+const EDGE: SlotId = SlotId { component: Component::Edge, instance: 0 };
+
 #[test]
 fn every_line_names_its_speaker_in_either_format() {
-    let json = |line| tagged(Style::Json, Component::Edge, 0, line);
+    let json = |line| tagged(Style::Json, EDGE, line);
     assert_eq!(json(r#"{"level":"INFO"}"#), r#"{"component":"edge","instance":0,"level":"INFO"}"#);
     assert_eq!(json("{}"), r#"{"component":"edge","instance":0,"message":"{}"}"#);
     assert_eq!(json("thread 'main' \"panicked\""), r#"{"component":"edge","instance":0,"message":"thread 'main' \"panicked\""}"#);
-    assert_eq!(tagged(Style::Text, Component::Pusher, 1, "hello"), "pusher-1 | hello");
-    assert_eq!(tagged(Style::Text, Component::Edge, 0, "hello"), "edge     | hello");
+    assert_eq!(tagged(Style::Text, SlotId { component: Component::Pusher, instance: 1 }, "hello"), "pusher-1 | hello");
+    assert_eq!(tagged(Style::Text, EDGE, "hello"), "edge     | hello");
 }
 
 #[test]

@@ -1,0 +1,65 @@
+//! What others are told of the suite: operators, edges, systemd, and the supervisor that comes after this one.
+
+use std::time::Instant;
+
+use gatehouse_proto::internal::v1::{Member, Members, StatusResponse};
+use sd_notify::NotifyState;
+
+use super::{Phase, Suite, slot::Slot};
+use crate::{
+    component::Component,
+    control::{Snapshot, summary},
+    state::SlotRecord,
+};
+
+impl Suite {
+    /// After every event.
+    pub(super) fn publish(&self, ready: bool) {
+        let (instances, started): (Vec<_>, Vec<Option<Instant>>) = self.slots.iter().flat_map(Slot::statuses).unzip();
+        let draining = matches!(self.phase, Phase::Draining { .. });
+        let line = summary(&instances);
+        let status = StatusResponse {
+            ready: ready && !draining && self.phase == Phase::Serving,
+            draining,
+            instances,
+            listeners: self.parts.launcher.sockets().listed(),
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            ..StatusResponse::default()
+        };
+        let changed = self.parts.ends.snapshot.send_if_modified(|snapshot| {
+            let changed = snapshot.status != status || snapshot.started != started;
+            *snapshot = Snapshot { status, started };
+            changed
+        });
+        let members = self.members();
+        self.parts.ends.members.send_if_modified(|published| {
+            let changed = *published != members;
+            *published = members;
+            changed
+        });
+        // systemd alone reads it, if it is there.
+        let _unread = changed.then(|| sd_notify::notify(&[NotifyState::Status(&line)]));
+    }
+
+    /// Who takes new work. One that crashed belongs to them: its clients wait for the next generation.
+    fn members(&self) -> Members {
+        let ours = self.slots.iter().filter(|slot| slot.id.component != Component::Redis && !slot.leaving);
+        // An added one that has never been ready is not there yet.
+        let there = ours.filter(|slot| slot.ready_once || !self.jobs.is_adding(slot.id));
+        let member = |slot: &Slot| Member { component: slot.id.component.name().to_owned(), instance: slot.id.instance };
+        Members { members: there.map(member).collect() }
+    }
+
+    /// For the next supervisor.
+    pub(super) fn remember(&mut self) {
+        for slot in &self.slots {
+            let mut memory = slot.machine.memory();
+            // One that is removed is not one that an operator stopped.
+            memory.stopped_by_operator &= !slot.leaving;
+            let stopped_by = slot.stopped_by.clone().filter(|_| memory.stopped_by_operator);
+            self.parts.state.note_slot(slot.id, SlotRecord { memory, restarts: slot.restarts, stopped_by });
+        }
+        self.parts.state.note_changes(self.parts.ends.desk.snapshot());
+        self.parts.state.write();
+    }
+}
