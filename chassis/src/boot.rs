@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::CString,
     future::Future,
     io::Write as _,
     path::{Path, PathBuf},
@@ -100,6 +101,7 @@ impl<C: Config> Boot<C> {
     where
         F: Future<Output = anyhow::Result<()>>,
     {
+        self.take_name();
         let arguments = match self.arguments() {
             Ok(arguments) => arguments,
             Err(code) => return code,
@@ -140,6 +142,14 @@ impl<C: Config> Boot<C> {
         };
         drop(telemetry);
         ExitCode::from(code)
+    }
+
+    /// As `ps` and `/proc` show it. A binary that is executed by its descriptor would be called by that descriptor's number.
+    fn take_name(&self) {
+        if let Ok(name) = CString::new(format!("gatehouse-{}", self.name)) {
+            // It works as well without.
+            let _unnamed = nix::sys::prctl::set_name(&name);
+        }
     }
 
     fn arguments(&self) -> Result<Arguments, ExitCode> {

@@ -104,6 +104,12 @@ impl Process {
         &self.inner.metrics
     }
 
+    /// What all listeners of this process count.
+    #[must_use]
+    pub fn connections(&self) -> &ConnectionMetrics {
+        &self.inner.connections
+    }
+
     /// The socket of that name, if one was lent. Each is taken once.
     pub fn listener(&self, name: &str) -> anyhow::Result<Option<Listener>> {
         self.inherited(|inherited| inherited.take(name)).with_context(|| format!("take socket {name}"))

@@ -25,6 +25,8 @@ pub struct Config {
     pub start_timeout: Duration,
     /// `[supervisor] redis_server`: the embedded server's binary, a path or a name looked up in PATH. Default `redis-server`.
     pub redis_server: PathBuf,
+    /// `[supervisor] held_answer_after`: how long nobody may accept on a public socket before clients are told so. Default 2 s; `None`, written 0s: never.
+    pub held_answer_after: Option<Duration>,
     /// `[supervisor] ready_timeout`, `restart_ceiling`, `stable_after`, `quarantine_after`, `probe_interval`.
     pub restarts: Restarts,
     /// `[supervisor] control_group`, `operators`: who may change the suite.
@@ -77,6 +79,8 @@ impl config::Config for Config {
         let mut section = reader.section("supervisor");
         let start_timeout = section.key("start_timeout").duration(Duration::from_mins(1));
         let redis_server = section.key("redis_server").or(PathBuf::from("redis-server"));
+        let held_answer_after = section.key("held_answer_after").duration(Duration::from_secs(2));
+        let held_answer_after = Some(held_answer_after).filter(|after| !after.is_zero());
         let restarts = Restarts {
             ready_timeout: section.key("ready_timeout").duration(Duration::from_secs(30)),
             ceiling: section.key("restart_ceiling").duration(Duration::from_secs(10)),
@@ -87,7 +91,7 @@ impl config::Config for Config {
         let access = Access::read(&mut section);
         let logs = Logs::read(&mut section);
         section.finish();
-        Some(Self { path, listen, start_timeout, redis_server, restarts, access, logs })
+        Some(Self { path, listen, start_timeout, redis_server, held_answer_after, restarts, access, logs })
     }
 }
 
@@ -156,6 +160,7 @@ mod tests {
         let named: Vec<_> = config.listen.named().iter().map(|(name, address)| format!("{name} {address}")).collect();
         assert_eq!(named, ["http [::]:8080", "grpc [::]:9090"]);
         assert_eq!((config.start_timeout, config.restarts.quarantine_after), (Duration::from_mins(1), 10));
+        assert_eq!(config.held_answer_after, Some(Duration::from_secs(2)));
     }
 
     #[test]
@@ -169,6 +174,7 @@ mod tests {
             [supervisor]
             start_timeout = "5s"
             redis_server = "/opt/redis"
+            held_answer_after = "7s"
             ready_timeout = "1s"
             restart_ceiling = "2s"
             stable_after = "3s"
@@ -191,6 +197,9 @@ mod tests {
             probe_interval: seconds(6),
         };
         assert_eq!((config.start_timeout, config.redis_server, config.restarts), (seconds(5), "/opt/redis".into(), restarts));
+        assert_eq!(config.held_answer_after, Some(seconds(7)));
+        let (never, _) = read("[supervisor]\nheld_answer_after = \"0s\"", &[]);
+        assert_eq!(never.unwrap().held_answer_after, None);
         let operators: Vec<_> = config.access.operators.iter().map(ToString::to_string).collect();
         assert_eq!((config.access.group.as_deref(), operators), (Some("gatehouse"), vec!["alice".into(), "group:ops".into()]));
     }

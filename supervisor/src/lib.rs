@@ -16,6 +16,7 @@ mod child;
 mod component;
 mod config;
 mod control;
+mod held;
 mod ledger;
 mod metrics;
 mod notify;
@@ -24,9 +25,12 @@ mod output;
 mod preflight;
 mod premises;
 mod redis;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade"))]
+mod reexec;
 mod sockets;
 mod state;
 mod suite;
+mod systemd;
 
 use std::sync::Arc;
 
@@ -40,6 +44,7 @@ use crate::{
     child::Launcher,
     component::{Component, roll},
     control::{Control, Records},
+    held::Held,
     ledger::Ledger,
     metrics::SuiteMetrics,
     notify::Notifications,
@@ -86,8 +91,10 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
 
     // run
+    let held = Held::new(config.held_answer_after, process.metrics(), process.connections(), sockets.public()?);
     let launcher = Launcher::new(&config, sockets, redis, notifications.path().to_owned(), output);
-    let ended = Suite::new(Parts { process, config, launcher, notifications, roster, metrics, ledger, state, ends }).run().await;
+    let parts = Parts { process, config, launcher, notifications, roster, metrics, ledger, state, ends, held };
+    let ended = Suite::new(parts).run().await;
     drop(premises);
     ended
 }

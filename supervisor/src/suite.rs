@@ -7,6 +7,7 @@
 
 mod changes;
 mod drain;
+mod held;
 mod jobs;
 mod publish;
 mod record;
@@ -27,6 +28,7 @@ use crate::{
     child::{Action, Event, Exit, Launcher, Other, Reason, State, Then},
     component::{Component, SlotId, roll},
     control::{ControlEnds, Order, millis},
+    held::Held,
     ledger::Ledger,
     metrics::SuiteMetrics,
     notify::{Notifications, Word},
@@ -48,6 +50,7 @@ pub(crate) struct Parts {
     pub(crate) ledger: Ledger,
     pub(crate) state: StateFile,
     pub(crate) ends: ControlEnds,
+    pub(crate) held: Held,
 }
 
 /// Owner of the children.
@@ -364,6 +367,7 @@ impl Suite {
             Phase::Draining { .. } => self.advance_drain(),
             Phase::Starting { .. } | Phase::Serving => self.start_what_can(),
         }
+        self.watch_held();
         // Every slot that anybody wants to run.
         let ready = self.slots.iter().filter(|slot| !slot.leaving).all(|slot| slot.machine.is_ready());
         if self.has_started() && matches!(self.phase, Phase::Starting { .. }) {

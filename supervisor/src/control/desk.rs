@@ -16,7 +16,7 @@ use super::{
     change::Order,
 };
 
-/// Orders that wait at most.
+/// Changes that are not over, at most.
 const QUEUE: usize = 256;
 
 /// The askers' side. Clones share the desk.
@@ -47,15 +47,19 @@ pub(crate) struct Seat {
 struct Coming(watch::Sender<Board>);
 
 impl Coming {
-    /// Unless nothing is accepted now.
-    fn new(board: &watch::Sender<Board>) -> Option<Self> {
-        let mut accepts = false;
+    /// Unless nothing is accepted now. What the driver has taken but not finished counts, so that its own queue is bounded by this one.
+    fn new(board: &watch::Sender<Board>) -> Result<Self, NoSeat> {
+        let mut no_seat = None;
         board.send_if_modified(|board| {
-            accepts = !board.paused;
-            board.coming += usize::from(accepts);
+            no_seat = match () {
+                () if board.paused => Some(NoSeat::Paused),
+                () if board.waiting() + board.coming >= QUEUE => Some(NoSeat::Full),
+                () => None,
+            };
+            board.coming += usize::from(no_seat.is_none());
             false
         });
-        accepts.then(|| Self(board.clone()))
+        no_seat.map_or_else(|| Ok(Self(board.clone())), Err)
     }
 }
 
@@ -87,7 +91,7 @@ impl Desk {
     /// Room for an order, before anything is written about it.
     pub(crate) fn reserve(&self) -> Result<Seat, NoSeat> {
         match self.queue.clone().try_reserve_owned() {
-            Ok(permit) => Coming::new(&self.board).map(|coming| Seat { permit, coming }).ok_or(NoSeat::Paused),
+            Ok(permit) => Coming::new(&self.board).map(|coming| Seat { permit, coming }),
             Err(TrySendError::Full(_)) => Err(NoSeat::Full),
             Err(TrySendError::Closed(_)) => Err(NoSeat::Closed),
         }
@@ -229,8 +233,10 @@ mod tests {
         for id in 0..QUEUE {
             assert_eq!(end.next().await.id, id.to_string());
         }
+        assert_eq!(desk.reserve().unwrap_err(), NoSeat::Full, "the driver has them, and none is over");
+        end.publish(order(0).status("done"));
         desk.reserve().unwrap().take(order(QUEUE));
-        assert_eq!(state(&desk, "0").unwrap(), "queued", "until the driver says otherwise");
+        assert_eq!(state(&desk, "1").unwrap(), "queued", "until the driver says otherwise");
     }
 
     #[tokio::test]

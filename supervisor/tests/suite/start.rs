@@ -1,5 +1,7 @@
 //! The start: in order, on lent sockets, and failing fast in words.
 
+use std::os::fd::AsRawFd as _;
+
 use command_fds::{CommandFdExt as _, FdMapping};
 use nix::sys::signal::Signal;
 
@@ -49,6 +51,20 @@ async fn a_socket_that_systemd_lends_is_lent_on_and_not_bound_again() {
     assert_eq!((status.listeners[1].name.as_str(), &status.listeners[1].address), ("grpc", &address));
     world.position("lent=http:grpc:local edge-0");
     assert!(world.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_binary_that_is_executed_by_its_descriptor_has_its_name() {
+    let mut world = World::new();
+    let mut command = world.command();
+    let binary = std::fs::File::open(command.get_program()).unwrap();
+    let mut pinned = std::process::Command::new(format!("/proc/self/fd/{}", binary.as_raw_fd()));
+    pinned.args(command.get_args()).env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    pinned.preserved_fds(vec![binary.into()]);
+    command = pinned;
+    world.start_with(command);
+    world.until("the suite is ready", |status| status.ready).await;
+    assert_eq!(std::fs::read_to_string(format!("/proc/{}/comm", world.pid())).unwrap(), "gatehouse-super\n");
 }
 
 #[tokio::test]
