@@ -13,6 +13,7 @@ use std::{
 };
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use sd_notify::NotifyState;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
@@ -22,6 +23,7 @@ use crate::{
     Process,
     config::{Config, Problem, Reader, Shared, Source},
     exit,
+    notify::Notifier,
     sockets::Inherited,
     telemetry,
 };
@@ -141,6 +143,8 @@ impl<C: Config> Boot<C> {
             Err(error) => self.report(Err(error.into())),
         };
         drop(telemetry);
+        // For a supervisor that is not our parent, because the one that was is gone. Nobody may be there.
+        let _unheard = Notifier::from_env().send(&[NotifyState::Custom(&format!("EXIT_STATUS={code}"))]);
         ExitCode::from(code)
     }
 
@@ -207,6 +211,7 @@ impl<C: Config> Boot<C> {
         let budget = self.budget.map_or_else(|| process.shared().budgets.of(self.name), |budget| budget(process.shared()));
         let limit = shutdown.limit(budget);
         process.starting().await;
+        let _watchdog = process.watch();
         let whole = async {
             let served = serve(process.clone(), config).await;
             shutdown.drain();

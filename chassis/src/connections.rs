@@ -26,7 +26,7 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use crate::{Shutdown, metrics::Metrics, sockets::Listener};
+use crate::{Shutdown, metrics::Metrics, sockets::Listener, watchdog::Pulse};
 
 /// The longest that a client may take over its first byte, and over a request's head (HTTP/1).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -96,12 +96,12 @@ impl Default for Limits {
 }
 
 /// [`serve_within`] the limits of a listener for clients.
-pub async fn serve(name: &'static str, listener: Listener, router: Router, metrics: ConnectionMetrics, shutdown: Shutdown) {
-    serve_within(Limits::default(), name, listener, router, metrics, shutdown).await;
+pub async fn serve(name: &'static str, listener: Listener, router: Router, metrics: ConnectionMetrics, shutdown: Shutdown, pulse: Pulse) {
+    serve_within(Limits::default(), name, listener, router, metrics, shutdown, pulse).await;
 }
 
 /// Accepts until the drain begins, then lets open connections finish. Resolves when the last has ended; what is open when aborting begins
-/// is dropped.
+/// is dropped. `pulse` beats as long as it accepts.
 pub async fn serve_within(
     limits: Limits,
     name: &'static str,
@@ -109,6 +109,7 @@ pub async fn serve_within(
     router: Router,
     metrics: ConnectionMetrics,
     shutdown: Shutdown,
+    pulse: Pulse,
 ) {
     let room = Arc::new(Semaphore::new(limits.connections.unwrap_or(Semaphore::MAX_PERMITS)));
     let open = metrics.open.with_label_values(&[name]);
@@ -124,11 +125,13 @@ pub async fn serve_within(
         .max_concurrent_streams(max_streams)
         .keep_alive_interval(Some(Duration::from_secs(20)))
         .keep_alive_timeout(Duration::from_secs(10));
+    let mut idle = Box::pin(async move { pulse.idle().await });
     loop {
         let accepted = tokio::select! {
             // However many wait in the queue.
             biased;
             () = shutdown.draining() => break,
+            never = &mut idle => never,
             accepted = async {
                 // Never closed.
                 let place = Arc::clone(&room).acquire_owned().await.ok();
@@ -184,6 +187,7 @@ pub async fn serve_within(
             }
         });
     }
+    drop(idle);
     // Closing our descriptor leaves the supervisor's open: connections wait in the queue for the next generation.
     drop(listener);
     tokio::select! {

@@ -22,6 +22,7 @@ use gatehouse_chassis::{
     connections::{ConnectionMetrics, Limits, serve_within},
     metrics::Metrics,
     sockets::Listener,
+    watchdog::Pulse,
 };
 use prometheus::{IntCounter, IntCounterVec};
 use rustix::process::setpriority_process;
@@ -149,7 +150,7 @@ fn run(name: &'static str, fd: OwnedFd, connections: ConnectionMetrics, answers:
                 tokio::time::sleep(GRACE).await;
             };
             tokio::select! {
-                () = serve_within(LIMITS, name, listener, router, connections, shutdown.clone()) => {}
+                () = serve_within(LIMITS, name, listener, router, connections, shutdown.clone(), Pulse::default()) => {}
                 () = overrun => {}
             }
             Ok(())

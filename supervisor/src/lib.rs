@@ -16,6 +16,7 @@ mod child;
 mod component;
 mod config;
 mod control;
+mod dump;
 mod held;
 mod ledger;
 mod metrics;
@@ -31,12 +32,14 @@ mod sockets;
 mod state;
 mod suite;
 mod systemd;
+mod watch;
 
 use std::sync::Arc;
 
 use gatehouse_chassis::{Process, exit::Fatal};
 
 pub use config::Config;
+pub use dump::run_helper;
 pub use preflight::preflight;
 pub use suite::drain_budget;
 

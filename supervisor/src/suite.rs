@@ -7,6 +7,7 @@
 
 mod changes;
 mod drain;
+mod hang;
 mod held;
 mod jobs;
 mod publish;
@@ -14,11 +15,17 @@ mod record;
 mod report;
 mod slot;
 mod start;
+mod starvation;
 
-use std::time::Instant;
+use std::{path::PathBuf, time::Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
-use gatehouse_chassis::{Process, backoff::random_unit, exit::Fatal};
+use gatehouse_chassis::{
+    Process,
+    backoff::random_unit,
+    exit::Fatal,
+    watchdog::{self, Pulse},
+};
 use tokio::time::sleep_until;
 
 pub use drain::drain_budget;
@@ -34,10 +41,11 @@ use crate::{
     notify::{Notifications, Word},
     orphans::Roster,
     state::StateFile,
+    watch::Attention,
 };
 use jobs::Jobs;
-use record::record;
 use slot::Slot;
+use starvation::Starvation;
 
 /// What the driver is made of; see [`crate::serve`].
 pub(crate) struct Parts {
@@ -60,12 +68,18 @@ pub(crate) struct Suite {
     exits: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32, Exit)>>,
     /// Of the embedded Redis, which cannot notify: resolves when it answers. Dropped with its process, for nobody else may answer in its place.
     answers: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32)>>,
+    /// Dumps of hung children that are being written.
+    dumps: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32, Option<PathBuf>)>>,
+    attention: Attention,
+    /// Our own proof of progress, for systemd.
+    pulse: Pulse,
     jobs: Jobs,
     phase: Phase,
     begun: Instant,
     failure: Option<Fatal>,
     aborted: bool,
     healthy: bool,
+    starvation: Starvation,
 }
 
 /// Where the suite stands.
@@ -82,7 +96,9 @@ enum Wake {
     Answered(SlotId, u32),
     Said(u32, Vec<Word>),
     Order(Box<Order>),
+    Dumped(SlotId, u32, Option<PathBuf>),
     Time,
+    Look,
     Drain,
     Abort,
 }
@@ -92,17 +108,22 @@ impl Suite {
     pub(crate) fn new(parts: Parts) -> Self {
         let begun = Instant::now();
         let phase = Phase::Starting { until: begun + parts.config.start_timeout };
+        let pulse = parts.process.pulse("suite", watchdog::USUAL);
         let mut this = Self {
             parts,
             slots: Vec::new(),
             exits: FuturesUnordered::new(),
             answers: FuturesUnordered::new(),
+            dumps: FuturesUnordered::new(),
+            attention: Attention::new(begun),
+            pulse,
             jobs: Jobs::default(),
             phase,
             begun,
             failure: None,
             aborted: false,
             healthy: false,
+            starvation: Starvation::new(),
         };
         let pushers = this.parts.state.pushers(this.parts.process.shared().instances(Component::Pusher.name()));
         for slot in roll(this.parts.process.shared(), pushers) {
@@ -129,15 +150,22 @@ impl Suite {
         self.resume_orders();
         self.settle().await;
         while !self.is_over() {
-            match self.wake().await {
+            let wake = self.wake().await;
+            if self.is_routine(&wake) {
+                continue;
+            }
+            match wake {
                 Wake::Exited(id, generation, exit) => self.exited(id, generation, exit),
                 Wake::Answered(id, generation) => self.step(id, Event::Ready(generation)),
                 Wake::Said(pid, words) => self.said(pid, &words),
                 Wake::Order(order) => self.jobs.queue(*order),
+                Wake::Dumped(id, generation, dump) => self.dumped(id, generation, dump),
                 Wake::Time => self.tick(),
+                Wake::Look => {}
                 Wake::Drain => self.begin_drain(),
                 Wake::Abort => self.abort(),
             }
+            self.look_for_hangs();
             self.settle().await;
         }
         self.parts.launcher.close().await;
@@ -149,15 +177,20 @@ impl Suite {
         let deadline = self.deadline().map(tokio::time::Instant::from_std);
         let shutdown = self.parts.process.shutdown().clone();
         let draining = matches!(self.phase, Phase::Draining { .. });
+        let watched = self.slots.iter().any(|slot| slot.watch().is_some());
+        let look = tokio::time::Instant::from_std(self.attention.next());
         tokio::select! {
             Some((id, generation, exit)) = self.exits.next() => Wake::Exited(id, generation, exit),
             Some((id, generation)) = self.answers.next() => Wake::Answered(id, generation),
+            Some((id, generation, dump)) = self.dumps.next() => Wake::Dumped(id, generation, dump),
+            never = self.pulse.idle() => never,
             said = self.parts.notifications.next() => said.map_or_else(|error| {
                 tracing::warn!(%error, "a notification cannot be read");
                 Wake::Time
             }, |(pid, words)| Wake::Said(pid, words)),
             order = self.parts.ends.desk.next() => Wake::Order(Box::new(order)),
             () = sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => Wake::Time,
+            () = sleep_until(look), if watched => Wake::Look,
             () = shutdown.draining(), if !draining => Wake::Drain,
             () = shutdown.aborting(), if draining && !self.aborted => Wake::Abort,
         }
@@ -200,6 +233,11 @@ impl Suite {
             match word {
                 Word::Ready => self.step(id, Event::Ready(generation)),
                 Word::Stopping => self.step(id, Event::Leaving { generation, draw: random_unit() }),
+                Word::Alive => self.alive(id, generation),
+                Word::Stalled(what) => self.hang(id, generation, what),
+                Word::Extend(by) => self.extend(id, generation, *by),
+                // It is our child, and its parent is told.
+                Word::ExitStatus(_) => {}
             }
         }
     }
@@ -303,13 +341,6 @@ impl Suite {
         }
     }
 
-    fn abort_hung(&mut self, id: SlotId, generation: u32) {
-        if let Some(process) = self.slot_mut(id).and_then(|slot| slot.process_mut(generation)) {
-            process.hung = true;
-            process.launched.kill();
-        }
-    }
-
     /// SIGKILL. `too_slow`: for not being ready in time, if it is not the suite's end.
     fn kill(&mut self, id: SlotId, generation: u32, too_slow: bool) {
         let ending = self.aborted;
@@ -341,8 +372,8 @@ impl Suite {
         // First, for a failed start restarts nobody.
         self.check_start(id, &ended.exit);
         self.step(id, Event::Exited { generation, is_final: ended.exit.is_final(), draw: random_unit() });
+        self.record(id, &ended, uptime.unwrap_or_default(), &before, now);
         let Some(slot) = self.slot(id) else { return };
-        self.parts.ledger.record(&record(id, &ended, uptime.unwrap_or_default(), &before, &slot.machine));
         let (component, instance, next) = (id.component.name(), id.instance, slot.machine.label());
         let (uptime_ms, exit) = (millis(uptime.unwrap_or_default()), &ended.exit);
         match slot.machine.state() {

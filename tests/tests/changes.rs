@@ -54,7 +54,8 @@ async fn a_change_and_its_verdict_are_in_the_trail_with_who_and_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_redis_and_the_database_down_status_answers_in_50_ms_and_what_is_changed_is_recorded_later() {
-    let (mut redis, mut postgres) = tokio::join!(servers::redis(), async { tokio::task::spawn_blocking(PostgresServer::start).await.unwrap() });
+    let (mut redis, mut postgres) =
+        tokio::join!(servers::redis(), async { tokio::task::spawn_blocking(PostgresServer::start).await.unwrap() });
     let builder = Suite::builder().redis(&redis).database(&postgres.database());
     let suite = builder.set("supervisor", "ready_timeout", "2s").start().await;
     tokio::task::block_in_place(|| {

@@ -16,6 +16,8 @@ pub(crate) enum Exit {
     NotStarted(String),
     /// It had not said `READY=1` in time, and was killed for it.
     StartTimeout,
+    /// It made no progress any more, and was ended for it.
+    Hung,
 }
 
 /// The same, for a metric's label.
@@ -62,6 +64,7 @@ impl Exit {
             Self::Signal(_) => Reason::Signal,
             Self::NotStarted(_) => Reason::NotStarted,
             Self::StartTimeout => Reason::StartTimeout,
+            Self::Hung => Reason::Hung,
         }
     }
 }
@@ -93,6 +96,7 @@ impl fmt::Display for Exit {
             },
             Self::NotStarted(why) => write!(f, "not started: {why}"),
             Self::StartTimeout => f.write_str("not ready in time"),
+            Self::Hung => f.write_str("hung"),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     output::{Capture, Output, Words},
     redis::Embedded,
     sockets::Sockets,
+    watch,
 };
 
 /// `SD_LISTEN_FDS_START`.
@@ -115,6 +116,7 @@ impl Launcher {
         command
             .env("GATEWAY_INSTANCE", instance.to_string())
             .env("NOTIFY_SOCKET", &self.notify)
+            .env("WATCHDOG_USEC", watch::WINDOW.as_micros().to_string())
             .env("LISTEN_FDS", names.len().to_string())
             .env("LISTEN_FDNAMES", names.join(":"))
             // Their stderr is a pipe; ours decides what is legible.
@@ -135,6 +137,12 @@ impl Launched {
     /// SIGTERM, to the process alone: what it started, it ends.
     pub(crate) fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// SIGABRT, to the process alone, and SIGCONT, without which a stopped one would not notice.
+    pub(crate) fn abort(&self) {
+        self.signal(Signal::ABORT);
+        self.signal(Signal::CONT);
     }
 
     /// SIGKILL, to its whole process group.

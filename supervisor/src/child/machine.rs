@@ -149,7 +149,6 @@ pub(crate) enum Event {
         draw: f64,
     },
     /// It proves no progress any more.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the watchdog"))]
     Hung {
         /// Which.
         generation: u32,
@@ -266,6 +265,20 @@ impl Machine {
             State::BackingOff { .. } => "backing_off",
             State::Quarantined { .. } => "quarantined",
             State::Stopped => "stopped",
+        }
+    }
+
+    /// Ends that count against it, since it was last ready for long enough.
+    pub(crate) const fn exits_in_a_row(&self) -> u32 {
+        self.exits_in_a_row
+    }
+
+    /// When it is started again, if that is set.
+    pub(crate) const fn next_start(&self) -> Option<Instant> {
+        match self.state {
+            State::BackingOff { until } => Some(until),
+            State::Quarantined { probe_at } => probe_at,
+            _ => None,
         }
     }
 

@@ -16,7 +16,7 @@ use std::{
         unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     },
     process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -62,7 +62,14 @@ pub(crate) struct Said {
 
 /// The last lines of one process; clones share them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Words(Arc<Mutex<VecDeque<Arc<Line>>>>);
+pub(crate) struct Words(Arc<Mutex<LastLines>>);
+
+/// Of each output, for a flood of one must not wash away what was said on the other, and which of two pipes is read first says nothing.
+#[derive(Debug, Default)]
+struct LastLines {
+    stdout: VecDeque<Arc<Line>>,
+    stderr: VecDeque<Arc<Line>>,
+}
 
 impl Capture {
     /// For a process that is about to be started: its stdout, its stderr.
@@ -134,23 +141,35 @@ impl Said {
 }
 
 impl Words {
-    fn push(&self, line: Arc<Line>) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn push(&self, stream: Stream, line: Arc<Line>) {
+        let mut last = self.last_lines();
+        let lines = match stream {
+            Stream::Stdout => &mut last.stdout,
+            Stream::Stderr => &mut last.stderr,
+        };
         if lines.len() == KEPT {
             lines.pop_front();
         }
         lines.push_back(line);
     }
 
-    /// The last of them, in plain words.
+    /// The last of them, in plain words. Complaints go to stderr.
     pub(crate) fn last(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).back().map(|line| plain(&line.text))
+        let last = self.last_lines();
+        last.stderr.back().or_else(|| last.stdout.back()).map(|line| plain(&line.text))
     }
 
-    /// All of them, oldest first, as people read them, cut to what the ledger keeps.
+    /// The last of both, oldest first, as people read them, cut to what the ledger keeps.
     pub(crate) fn all(&self) -> Vec<String> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().map(|line| cut(&legible(&line.text), KEPT_BYTES)).collect()
+        let last = self.last_lines();
+        let rest = last.stdout.iter().rev().take(KEPT - last.stderr.len());
+        let mut lines: Vec<_> = last.stderr.iter().chain(rest).collect();
+        lines.sort_by_key(|line| line.seq);
+        lines.into_iter().map(|line| cut(&legible(&line.text), KEPT_BYTES)).collect()
+    }
+
+    fn last_lines(&self) -> MutexGuard<'_, LastLines> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -12,6 +13,7 @@ use crate::{
     child::{Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Then},
     component::SlotId,
     output::Words,
+    watch::{Awake, Watch},
 };
 
 /// How many ends of its processes a slot remembers, for verdicts. The ledger keeps the rest.
@@ -53,24 +55,40 @@ pub(crate) struct Running {
     pub(crate) killed: bool,
     /// Killed because it was not ready in time.
     pub(crate) too_slow: bool,
-    /// Aborted because it proved no progress.
-    pub(crate) hung: bool,
+    /// From its first `WATCHDOG=1` on.
+    watch: Option<Watch>,
+    /// It makes no progress, and ends for it: what stands still.
+    pub(crate) hung: Option<String>,
+    /// Where its threads are dumped.
+    pub(crate) dump: Option<PathBuf>,
 }
 
 /// A process that ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Ended {
     pub(crate) generation: u32,
+    /// As it is told.
     pub(crate) exit: Exit,
+    /// As it was seen: one that was ended for a reason has left with a status or by a signal all the same.
+    pub(crate) seen: Exit,
     /// 0: there was no process.
     pub(crate) pid: u32,
     pub(crate) words: Words,
-    /// It was killed for it.
+    /// By us, with SIGKILL.
     pub(crate) killed: bool,
-    pub(crate) hung: bool,
+    /// What stood still, if it was ended for that, and where its threads are dumped.
+    pub(crate) hung: Option<String>,
+    pub(crate) dump: Option<PathBuf>,
     pub(crate) ready_after: Option<Duration>,
     /// If it was asked to stop: how long it took, and how it went.
     pub(crate) stopped: Option<Stopped>,
+}
+
+impl Ended {
+    /// Whether it was asked to stop.
+    pub(crate) const fn was_asked(&self) -> bool {
+        self.stopped.is_some()
+    }
 }
 
 impl Slot {
@@ -110,7 +128,18 @@ impl Slot {
     /// A process runs from now on.
     pub(crate) fn run(&mut self, launched: Launched, generation: u32) {
         let since = Instant::now();
-        let running = Running { launched, generation, since, ready_after: None, asked: None, killed: false, too_slow: false, hung: false };
+        let running = Running {
+            launched,
+            generation,
+            since,
+            ready_after: None,
+            asked: None,
+            killed: false,
+            too_slow: false,
+            watch: None,
+            hung: None,
+            dump: None,
+        };
         self.processes.push(running);
     }
 
@@ -123,8 +152,10 @@ impl Slot {
     pub(crate) fn ended(&mut self, generation: u32, exit: Exit, now: Instant) -> Ended {
         let position = self.processes.iter().position(|process| process.generation == generation);
         let running = position.map(|position| self.processes.remove(position));
+        let seen = exit.clone();
         let exit = match &running {
             Some(running) if running.too_slow => Exit::StartTimeout,
+            Some(running) if running.hung.is_some() => Exit::Hung,
             _ => exit,
         };
         let stopped = running.as_ref().and_then(|running| {
@@ -134,10 +165,12 @@ impl Slot {
         let ended = Ended {
             generation,
             exit,
+            seen,
             pid: running.as_ref().map_or(0, |running| running.launched.pid),
             words: running.as_ref().map(|running| running.launched.words.clone()).unwrap_or_default(),
             killed: running.as_ref().is_some_and(|running| running.killed),
-            hung: running.as_ref().is_some_and(|running| running.hung),
+            hung: running.as_ref().and_then(|running| running.hung.clone()),
+            dump: running.as_ref().and_then(|running| running.dump.clone()),
             ready_after: running.and_then(|running| running.ready_after),
             stopped: stopped.clone(),
         };
@@ -149,6 +182,26 @@ impl Slot {
         self.last_words = ended.words.last();
         self.stopped = stopped.or(self.stopped.take());
         ended
+    }
+
+    /// It said `WATCHDOG=1`.
+    pub(crate) fn alive(&mut self, generation: u32, now: Awake) {
+        if let Some(process) = self.process_mut(generation) {
+            process.watch.get_or_insert(Watch::new(now)).alive(now);
+        }
+    }
+
+    /// It asked for more time.
+    pub(crate) fn extend(&mut self, generation: u32, now: Awake, by: Duration) {
+        if let Some(watch) = self.process_mut(generation).and_then(|process| process.watch.as_mut()) {
+            watch.extend(now, by);
+        }
+    }
+
+    /// The lead's watch. Silence means something only while it serves: before, and once it is leaving, other deadlines are for it.
+    pub(crate) fn watch(&self) -> Option<Watch> {
+        let process = self.process(self.machine.lead()).filter(|process| self.machine.is_ready() && process.hung.is_none())?;
+        process.watch
     }
 
     /// Why it is not ready, in words.
@@ -183,8 +236,8 @@ impl Slot {
     }
 
     fn outgoing_detail(&self, generation: u32) -> String {
-        let hung = self.process(generation).is_some_and(|process| process.hung);
-        if hung { "hung: made no progress".to_owned() } else { String::new() }
+        let hung = self.process(generation).and_then(|process| process.hung.as_ref());
+        hung.map(|what| format!("hung: {what}")).unwrap_or_default()
     }
 
     fn status(&self, generation: u32, state: &str, detail: String) -> (InstanceStatus, Option<Instant>) {

@@ -1,7 +1,8 @@
 //! A component that does as it is told by files: what a child of the supervisor can do, and nothing else.
 //!
 //! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `flood` both outputs once ready, `deaf` to SIGTERM,
-//! `code=CODE` after SIGTERM, `serve` answers on `http` with its name and pid.
+//! `hardy` against SIGABRT, `code=CODE` after SIGTERM, `serve` answers on `http` with its name and pid. It beats as the chassis does; on SIGUSR1 it says
+//! that it stalls.
 //! `{dir}/{component}.check` holds what `--check` prints before it exits 78. What happens is appended to `{dir}/events`.
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process, thread,
+    time::Duration,
 };
 
 use gatehouse_chassis::sockets::{Inherited, Listener};
@@ -37,6 +39,11 @@ pub fn install(dir: &Path) -> PathBuf {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     bin
+}
+
+/// A quarter of what is expected.
+fn beat_interval() -> Duration {
+    sd_notify::watchdog_enabled().unwrap() / 4
 }
 
 /// No test but the child, when it is one.
@@ -78,6 +85,24 @@ async fn component() {
             thread::spawn(move || while out.write_all(piece.as_bytes()).is_ok() {});
         }
     }
+    let _ignored = told("hardy").map(|_| signal(SignalKind::from_raw(nix::libc::SIGABRT)).unwrap());
+    let mut stall = signal(SignalKind::user_defined1()).unwrap();
+    let mut beats = tokio::time::interval(beat_interval());
+    let beating = async {
+        loop {
+            tokio::select! {
+                _ = beats.tick() => {
+                    if told("silent").is_none() {
+                        // Nobody listens while there is no supervisor.
+                        let _unheard = sd_notify::notify(&[NotifyState::Watchdog, NotifyState::Ready]);
+                    }
+                }
+                _ = stall.recv() => {
+                    sd_notify::notify(&[NotifyState::Status("stalled: reader, 1.8 s"), NotifyState::WatchdogTrigger]).unwrap();
+                }
+            }
+        }
+    };
     let stopping = async {
         loop {
             term.recv().await;
@@ -89,6 +114,7 @@ async fn component() {
     };
     tokio::select! {
         () = serving => {}
+        () = beating => {}
         () = stopping => {}
     }
     say("end");

@@ -7,6 +7,7 @@ mod changes;
 mod control;
 mod drain;
 mod fake;
+mod hang;
 mod held;
 mod output;
 mod redis;

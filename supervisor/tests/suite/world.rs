@@ -190,6 +190,16 @@ impl World {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
+    /// The dumps of hung components: names and texts.
+    pub fn dumps(&self) -> Vec<(String, String)> {
+        let Ok(entries) = fs::read_dir(self.path("state/dumps")) else { return Vec::new() };
+        let read = |entry: std::io::Result<fs::DirEntry>| {
+            let path = entry.unwrap().path();
+            (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(path).unwrap())
+        };
+        entries.map(read).collect()
+    }
+
     /// The supervisor's.
     pub fn pid(&self) -> u32 {
         self.supervisor.as_ref().unwrap().id()

@@ -1,12 +1,20 @@
 //! What becomes of the bytes of one pipe: lines within the process's budget, or the auditor's trail.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use prometheus::IntCounter;
 use tokio::time::sleep;
 
 use super::Words;
-use crate::output::{Speaker, Stream, budget::Budget, lines::Splitter, trail::Piece};
+use crate::output::{
+    Speaker, Stream,
+    budget::Budget,
+    lines::{Line, Splitter},
+    trail::Piece,
+};
 
 /// Bytes of one turn, between which the others have theirs.
 pub(super) const TURN: usize = 64 << 10;
@@ -28,6 +36,7 @@ pub(super) enum Sink {
 /// Lines, while the budget lasts.
 pub(super) struct LineSink {
     speaker: Speaker,
+    stream: Stream,
     words: Words,
     splitter: Splitter,
     budget: Budget,
@@ -100,6 +109,7 @@ impl LineSink {
             missing: 0,
             flood_end: Vec::new(),
             words,
+            stream,
             speaker,
         }
     }
@@ -120,8 +130,8 @@ impl LineSink {
     }
 
     fn say(&mut self, bytes: &[u8]) {
-        let Self { splitter, speaker, words, budget, lines, .. } = self;
-        splitter.push(bytes, |text| say_line(speaker, words, budget, lines, text));
+        let Self { splitter, speaker, stream, words, budget, lines, .. } = self;
+        splitter.push(bytes, |text| words.push(*stream, say_line(speaker, budget, lines, text)));
     }
 
     fn conclude(&mut self) {
@@ -132,23 +142,23 @@ impl LineSink {
             self.splitter = Splitter::default();
             self.say(&end);
         }
-        let Self { splitter, speaker, words, budget, lines, .. } = self;
-        splitter.finish(|text| say_line(speaker, words, budget, lines, text));
+        let Self { splitter, speaker, stream, words, budget, lines, .. } = self;
+        splitter.finish(|text| words.push(*stream, say_line(speaker, budget, lines, text)));
     }
 
     fn note_missing(&mut self) {
         if self.missing > 0 {
-            self.words.push(self.speaker.note_dropped(self.missing));
+            self.words.push(self.stream, self.speaker.note_dropped(self.missing));
             self.missing = 0;
             self.flood_end = Vec::new();
         }
     }
 }
 
-fn say_line(speaker: &Speaker, words: &Words, budget: &mut Budget, lines: &IntCounter, text: &str) {
+fn say_line(speaker: &Speaker, budget: &mut Budget, lines: &IntCounter, text: &str) -> Arc<Line> {
     budget.line(text.len());
     lines.inc();
-    words.push(speaker.line(text));
+    speaker.line(text)
 }
 
 impl Drop for LineSink {

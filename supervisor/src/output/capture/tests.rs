@@ -59,6 +59,14 @@ async fn both_outputs_are_heard_to_the_end_and_the_last_lines_kept() {
 }
 
 #[tokio::test]
+async fn what_is_chattered_on_stdout_does_not_wash_away_the_complaint_on_stderr() {
+    let room = Room::new(|_| {});
+    let words = hear(&room, Component::Edge, "echo complaint >&2; i=0; while [ $i -lt 30 ]; do echo chatter $i; i=$((i+1)); done").await;
+    assert_eq!((words.last().unwrap().as_str(), words.all().len()), ("complaint", KEPT));
+    assert!(words.all().contains(&"complaint".to_owned()) && words.all().contains(&"chatter 29".to_owned()), "{:?}", words.all());
+}
+
+#[tokio::test]
 async fn one_that_says_nothing_or_closes_both_is_not_waited_for() {
     let room = Room::new(|_| {});
     for script in ["true", "exec >&- 2>&-; sleep 0.1"] {
