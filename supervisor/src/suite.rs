@@ -372,7 +372,7 @@ impl Suite {
         // First, for a failed start restarts nobody.
         self.check_start(id, &ended.exit);
         self.step(id, Event::Exited { generation, is_final: ended.exit.is_final(), draw: random_unit() });
-        self.record(id, &ended, uptime.unwrap_or_default(), &before, now);
+        self.record(id, &ended, uptime.unwrap_or_default(), &before);
         let Some(slot) = self.slot(id) else { return };
         let (component, instance, next) = (id.component.name(), id.instance, slot.machine.label());
         let (uptime_ms, exit) = (millis(uptime.unwrap_or_default()), &ended.exit);

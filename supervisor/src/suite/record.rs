@@ -14,7 +14,7 @@ use crate::{
 
 impl Suite {
     /// Into the ledger. `before` it was heard of; now all that follows from it is decided.
-    pub(super) fn record(&mut self, id: SlotId, ended: &Ended, uptime: Duration, before: &Machine, now: Instant) {
+    pub(super) fn record(&mut self, id: SlotId, ended: &Ended, uptime: Duration, before: &Machine) {
         let starved = ended.seen == Exit::Signal(9) && !ended.killed && self.starvation.has_killed();
         let Some(after) = self.slot(id).map(|slot| &slot.machine) else { return };
         let cause = cause(ended, before, starved);
@@ -38,7 +38,7 @@ impl Suite {
             next: next(ended.generation, before, after).to_owned(),
             detail: self.detail(id, ended, cause),
             exits_in_a_row: if counts { after.exits_in_a_row() } else { 0 },
-            wait_ms: after.next_start().map_or(0, |start| millis(start.saturating_duration_since(now))),
+            wait_ms: after.next_start().map_or(0, |start| millis(start.saturating_duration_since(Instant::now()))),
             ..ExitRecord::default()
         };
         self.parts.ledger.record(&record);
