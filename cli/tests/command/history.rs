@@ -15,10 +15,13 @@ use crate::play::{Done, Stage};
 
 const NOON: i64 = 1_767_268_800_000;
 
+/// What comes of one question for lines.
+type Script = Vec<Result<LogLine, Status>>;
+
 /// A suite with a history. Each question for lines is answered by the next script, and then by nobody.
 #[derive(Clone, Default)]
 struct Play {
-    scripts: Arc<Mutex<Vec<Vec<Result<LogLine, Status>>>>>,
+    scripts: Arc<Mutex<Vec<Script>>>,
     asked: Arc<Mutex<Vec<LogsRequest>>>,
 }
 
@@ -85,8 +88,13 @@ impl Supervisor for Play {
     }
 }
 
-fn line(at_ms: i64, level: &str, line: &str) -> Result<LogLine, Status> {
-    Ok(LogLine { at_ms, component: "pusher".into(), instance: 1, level: level.into(), line: line.into() })
+fn line(at_ms: i64, level: &str, line: &str) -> LogLine {
+    LogLine { at_ms, component: "pusher".into(), instance: 1, level: level.into(), line: line.into() }
+}
+
+fn play(scripts: impl IntoIterator<Item = Vec<LogLine>>) -> Play {
+    let scripts = scripts.into_iter().map(|script| script.into_iter().map(Ok).collect()).collect();
+    Play { scripts: Arc::new(Mutex::new(scripts)), ..Play::default() }
 }
 
 fn stage(play: &Play) -> Stage {
@@ -101,7 +109,7 @@ fn rows(done: &Done) -> Vec<Vec<&str>> {
 
 #[tokio::test]
 async fn why_tells_the_story_of_one_and_cannot_command_the_terminal() {
-    let stage = stage(&Play { scripts: Arc::new(Mutex::new(vec![vec![line(NOON, "error", "no port")]])), ..Play::default() });
+    let stage = stage(&play([vec![line(NOON, "error", "no port")]]));
     let done = stage.call(&["why", "pusher/1"]).await;
     assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
     assert!(
@@ -167,7 +175,7 @@ async fn events_are_ends_and_changes_in_one_order_of_time() {
 #[tokio::test]
 async fn logs_are_asked_for_as_typed_and_told_to_people_and_to_programs() {
     let script = || vec![line(NOON, "warn", r#"{"level":"WARN","message":"late \u001b[2J","by_ms":7}"#), line(NOON + 1, "", "a panic")];
-    let play = Play { scripts: Arc::new(Mutex::new(vec![script(), script()])), ..Play::default() };
+    let play = play([script(), script()]);
     let stage = stage(&play);
     let done = stage.call(&["logs", "pusher/1", "--since", "2026-01-01T11:50:00Z", "--level", "warn", "-n", "7"]).await;
     let expected = "2026-01-01T12:00:00.000Z  WARN pusher/1: late \u{fffd}[2J by_ms=7\n2026-01-01T12:00:00.001Z       pusher/1: a panic\n";
@@ -191,11 +199,10 @@ async fn logs_are_asked_for_as_typed_and_told_to_people_and_to_programs() {
 
 #[tokio::test]
 async fn one_who_follows_goes_on_with_the_next_supervisor_where_the_last_one_ended() {
-    let scripts = vec![
+    let play = play([
         vec![line(NOON, "info", "one"), line(NOON + 1, "info", "two")],
         vec![line(NOON + 1, "info", "two"), line(NOON + 1, "info", "three"), line(NOON + 2, "info", "four")],
-    ];
-    let play = Play { scripts: Arc::new(Mutex::new(scripts)), ..Play::default() };
+    ]);
     // The end of the play is a refusal.
     let done = stage(&play).call(&["--json", "logs", "pusher", "-f"]).await;
     assert_eq!((done.code, done.error()["code"].as_str()), (1, Some("invalid_argument")));
