@@ -24,7 +24,7 @@ use crate::{
     config::{Config, Problem, Reader, Shared, Source},
     exit,
     notify::Notifier,
-    sockets::Inherited,
+    sockets::{self, Inherited},
     telemetry,
 };
 
@@ -109,6 +109,7 @@ impl<C: Config> Boot<C> {
             Err(code) => return code,
         };
         // Nothing else has opened a descriptor yet.
+        sockets::keep_lane();
         let inherited = match Inherited::from_env() {
             Ok(inherited) => inherited,
             Err(error) => {
@@ -270,6 +271,8 @@ fn print_lines(lines: &[String]) {
 /// The first SIGTERM or SIGINT drains, the second aborts.
 fn watch_signals(process: &Process) -> std::io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // A process that executed us may have held them back until now.
+    nix::sys::signal::SigSet::all().thread_unblock()?;
     let shutdown = process.shutdown().clone();
     let watch = async move {
         for _ in 0..2 {

@@ -1,5 +1,6 @@
-//! `[listen]` and `[supervisor]`.
+//! `[listen]`, `[supervisor]` and `[limits.<component>]`.
 
+mod limits;
 mod logs;
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
 
 use gatehouse_chassis::config::{self, DEFAULT_PATH, ListenAddr, Reader};
 
+pub use limits::Limits;
 pub use logs::Logs;
 
 use crate::{child::Policy, component::Component, control::Access};
@@ -33,6 +35,8 @@ pub struct Config {
     pub access: Access,
     /// `[supervisor.logs]`.
     pub logs: Logs,
+    /// `[limits.<component>]`, by component.
+    pub limits: Vec<(&'static str, Limits)>,
 }
 
 /// When a child is restarted.
@@ -91,7 +95,15 @@ impl config::Config for Config {
         let access = Access::read(&mut section);
         let logs = Logs::read(&mut section);
         section.finish();
-        Some(Self { path, listen, start_timeout, redis_server, held_answer_after, restarts, access, logs })
+        let limits = limits::read(reader);
+        Some(Self { path, listen, start_timeout, redis_server, held_answer_after, restarts, access, logs, limits })
+    }
+}
+
+impl Config {
+    /// What each process of that component may use.
+    pub(crate) fn limits_of(&self, component: Component) -> Limits {
+        self.limits.iter().find(|(name, _)| *name == component.name()).map(|(_, limits)| *limits).unwrap_or_default()
     }
 }
 

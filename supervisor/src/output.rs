@@ -15,6 +15,7 @@ mod capture;
 mod files;
 mod history;
 mod lines;
+mod pause;
 mod ring;
 mod trail;
 
@@ -41,6 +42,7 @@ use tokio::{
 use self::{
     files::{Bounds, Files},
     lines::{Line, Style},
+    pause::Pause,
     ring::Rings,
     trail::Trail,
 };
@@ -49,7 +51,7 @@ use crate::{
     config::Logs,
 };
 
-pub(crate) use capture::{Capture, Words};
+pub(crate) use capture::{Capture, Said, Words};
 pub(crate) use files::Wanted;
 pub(crate) use history::Query;
 pub(crate) use lines::{Level, plain};
@@ -76,6 +78,7 @@ struct Hub {
     lines: IntCounterVec,
     dropped: IntCounterVec,
     readers: Shutdown,
+    pause: Pause,
     replays: Semaphore,
 }
 
@@ -128,6 +131,7 @@ impl Output {
             lines,
             dropped,
             readers: Shutdown::default(),
+            pause: Pause::default(),
             replays: Semaphore::new(REPLAYS),
         }))
     }
@@ -142,15 +146,31 @@ impl Output {
         Speaker { output: self.clone(), slot }
     }
 
-    /// Reads no more: no child is left, or another supervisor goes on. What was read is written, but not waited for for long.
+    /// Another supervisor is about to be executed in our place, and goes on with the pipes: everything that was read is written, and nothing more is read.
+    pub(crate) async fn hand_over(&self) {
+        self.0.pause.begin().await;
+        self.flush_files().await;
+        self.0.trail.flush().await;
+    }
+
+    /// It was not executed; we go on.
+    pub(crate) fn take_back(&self) {
+        self.0.pause.end();
+    }
+
+    /// Reads no more: no child is left. What was read is written, but not waited for for long.
     pub(crate) async fn close(&self) {
         self.0.readers.abort();
         self.0.readers.finished().await;
+        self.flush_files().await;
+        self.0.trail.close().await;
+    }
+
+    async fn flush_files(&self) {
         if let Some(files) = &self.0.files {
-            // A disk that stands still does not hold up the end.
+            // A disk that stands still holds nobody up.
             let _late = timeout(LAST_FLUSH, files.look(Wanted::default())).await;
         }
-        self.0.trail.close().await;
     }
 
     fn spoken(&self) -> MutexGuard<'_, Spoken> {

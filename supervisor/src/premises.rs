@@ -40,7 +40,6 @@ impl Premises {
     }
 
     /// The locks with their names, for the supervisor that is executed in our place.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade"))]
     pub(crate) fn handed_on(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         self.locks.iter().map(|(name, lock)| Ok(((*name).to_owned(), lock.try_clone()?.into()))).collect()
     }

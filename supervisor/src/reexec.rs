@@ -21,7 +21,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use gatehouse_chassis::outlet::Outlet;
 use nix::{
     sched::{CloneFlags, unshare},
-    sys::signal::SigSet,
+    sys::signal::{SigSet, Signal},
 };
 
 /// `SD_LISTEN_FDS_START`.
@@ -48,8 +48,9 @@ pub(crate) fn exec(program: &Path, kept: Vec<(String, OwnedFd)>) -> io::Error {
 }
 
 fn become_it(program: &Path, kept: Vec<(String, OwnedFd)>) -> io::Error {
-    // Of the mask and of handlers, an image inherits the mask.
-    if let Err(error) = unshare(CloneFlags::CLONE_FILES).and_then(|()| SigSet::empty().thread_set_mask()) {
+    // Of the mask and of handlers, an image inherits the mask. These two wait for the new handlers: before that they would end it.
+    let held_back: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    if let Err(error) = unshare(CloneFlags::CLONE_FILES).and_then(|()| held_back.thread_set_mask()) {
         return error.into();
     }
     let (names, fds): (Vec<_>, Vec<_>) = kept.into_iter().unzip();
@@ -80,10 +81,8 @@ mod tests {
         process::Stdio,
     };
 
-    use gatehouse_chassis::sockets::Inherited;
-    use nix::sys::signal::Signal;
-
     use super::*;
+    use gatehouse_chassis::sockets::Inherited;
 
     /// No test but the program, when it is one: binds, executes itself, and looks what it has.
     #[test]

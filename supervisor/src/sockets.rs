@@ -159,7 +159,6 @@ impl Sockets {
     }
 
     /// Whether that child, were it older than this supervisor, would accept on sockets that are no longer these.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for adoption and the upgrade"))]
     pub(crate) fn is_new(&self, component: Component, instance: u32) -> bool {
         let public = component.public_sockets().iter().filter_map(|name| self.named(name));
         let local = self.all.iter().filter(|socket| socket.wanted.child == Some((component, instance)));
@@ -177,7 +176,6 @@ impl Sockets {
     }
 
     /// All of them with their names, for the supervisor that is executed in our place.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for adoption and the upgrade"))]
     pub(crate) fn handed_on(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         self.all.iter().map(|socket| Ok((socket.wanted.name.clone(), socket.fd.try_clone()?))).collect()
     }

@@ -1,20 +1,35 @@
-//! Starts one process: its descriptors, its environment, its own process group.
+//! Starts one process, or takes one over: its descriptors, its environment, its own process group, its lane, its limits.
 //!
 //! No `PR_SET_PDEATHSIG`: it is about the thread that forks, and a child is not to die because its supervisor did. What a dead supervisor leaves behind
-//! is found by [`Roster`](crate::orphans::Roster).
+//! is found by [`adopt`](super::adopt).
 
-use std::{io, os::fd::OwnedFd, path::PathBuf, process::Stdio};
+use std::{
+    cell::RefCell,
+    io,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use nix::sys::signal::{Signal as NixSignal, killpg};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::{io::AsyncWriteExt as _, process::Command};
+use gatehouse_chassis::sockets::LANE_FD;
 
-use super::Exit;
+use super::{
+    Ended, Lanes, Launched,
+    adopt::Found,
+    cgroup::{Cgroups, Leaf},
+    lane::{Claim, Record},
+    limits,
+    process::Handle,
+};
 use crate::{
-    Config, binaries,
+    Config,
+    binaries::{Binaries, build_of},
     component::{Component, SlotId},
-    output::{Capture, Output, Words},
+    config::Limits,
+    control::millis,
+    output::{Capture, Output, Said},
     redis::Embedded,
     sockets::Sockets,
     watch,
@@ -22,33 +37,59 @@ use crate::{
 
 /// `SD_LISTEN_FDS_START`.
 const FIRST_FD: i32 = 3;
+/// Tells a process which generation it is: for the supervisor that finds it when its lane cannot say.
+pub(super) const GENERATION: &str = "GATEHOUSE_GENERATION";
 /// What the process above us said to us, not to our children.
-pub(crate) const NOT_HANDED_ON: [&str; 6] =
-    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
+pub(crate) const NOT_HANDED_ON: [&str; 8] =
+    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", LANE_FD, GENERATION];
 
 /// All that starting a child takes.
 #[derive(Debug)]
 pub(crate) struct Launcher {
     config: Option<PathBuf>,
+    limits: Vec<(Component, Limits)>,
+    binaries: RefCell<Binaries>,
+    lanes: Lanes,
+    cgroups: Option<Cgroups>,
     sockets: Sockets,
     redis: Option<Embedded>,
     notify: PathBuf,
     output: Output,
 }
 
-/// A process that runs.
-#[derive(Debug)]
-pub(crate) struct Launched {
-    pub(crate) pid: u32,
-    /// What it said last.
-    pub(crate) words: Words,
-    pidfd: OwnedFd,
+/// Which process of a slot.
+#[derive(Clone, Copy, Debug)]
+struct Which {
+    component: Component,
+    instance: u32,
+    generation: u32,
 }
 
 impl Launcher {
-    /// Starts nothing yet.
-    pub(crate) fn new(config: &Config, sockets: Sockets, redis: Option<Embedded>, notify: PathBuf, output: Output) -> Self {
-        Self { config: config.path.clone(), sockets, redis, notify, output }
+    /// Starts nothing yet. Moves ourselves into a cgroup of our own, where that may be.
+    pub(crate) fn new(
+        config: &Config,
+        binaries: Binaries,
+        lanes: Lanes,
+        sockets: Sockets,
+        redis: Option<Embedded>,
+        notify: PathBuf,
+        output: Output,
+    ) -> Self {
+        let cgroups = Cgroups::open()
+            .inspect_err(|why| tracing::info!(why, "components have no cgroups; limits are kept as far as they go without"))
+            .ok();
+        Self {
+            config: config.path.clone(),
+            limits: Component::ALL.map(|component| (component, config.limits_of(component))).into(),
+            binaries: RefCell::new(binaries),
+            lanes,
+            cgroups,
+            sockets,
+            redis,
+            notify,
+            output,
+        }
     }
 
     /// The sockets that are lent.
@@ -61,9 +102,19 @@ impl Launcher {
         &mut self.sockets
     }
 
+    /// Who may run.
+    pub(crate) const fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
     /// The embedded server.
     pub(crate) const fn redis(&self) -> Option<&Embedded> {
         self.redis.as_ref()
+    }
+
+    /// What is executed from the next start on.
+    pub(crate) const fn binaries(&self) -> &RefCell<Binaries> {
+        &self.binaries
     }
 
     /// What the children say.
@@ -71,59 +122,138 @@ impl Launcher {
         &self.output
     }
 
-    /// Starts a process; the future resolves when it has ended and its last words have arrived.
-    pub(crate) fn launch(&self, slot: SlotId) -> io::Result<(Launched, impl Future<Output = Exit> + use<>)> {
+    /// Starts a process; the future resolves when it has ended, nothing of it is left, and its last words have arrived.
+    pub(crate) fn launch(&self, slot: SlotId, generation: u32) -> io::Result<(Launched, impl Future<Output = Ended> + use<>)> {
         let SlotId { component, instance } = slot;
-        let (mut command, input) = match (&self.redis, component) {
-            (Some(redis), Component::Redis) => (redis.command(), Some(redis.settings().clone())),
-            _ => (self.component(component, instance)?, None),
+        let which = Which { component, instance, generation };
+        let claim = self.lanes.claim(component, instance)?;
+        let (mut command, build) = match (&self.redis, component) {
+            (Some(redis), Component::Redis) => (redis.command()?, String::new()),
+            _ => self.command(which)?,
         };
+        self.lend(&mut command, which, claim.as_ref())?;
+        let leaf = self.leaf(which);
         let (stdout, stderr, capture) = Capture::new(self.output.speaker(slot))?;
-        let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
-        command.stdin(stdin).stdout(stdout).stderr(stderr).process_group(0);
-        let mut child = command.spawn()?;
-        let pid = child.id().ok_or_else(|| io::Error::other("a process without a pid"))?;
-        // Our copies of the child's ends: while they are open the pipes have no end.
+        let mut child = command.stdout(stdout).stderr(stderr).process_group(0).spawn()?;
+        // With it our descriptor of the lane is closed, and so are our copies of the child's ends: while they are open the pipes have no end.
         drop(command);
-        let (pidfd, said) = open(pid).and_then(|pidfd| Ok((pidfd, capture.read()?))).inspect_err(|_| {
+        let followed = self.follow(which, child.id(), build, claim, leaf).and_then(|followed| Ok((followed, capture.read()?)));
+        let ((launched, ended), said) = followed.inspect_err(|_| {
             // What cannot be watched must not run beside the one that is started in its place. If it has gone already, all the better.
-            let _gone = child.start_kill();
+            let _gone = child.kill();
+            let _reaped = child.wait();
         })?;
-        let words = said.words();
-        let ended = async move {
-            if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
-                // A process that does not read what it is told says why itself.
-                let _unread = stdin.write_all(input.expose().as_bytes()).await;
-            }
-            let exit = child.wait().await.map_or_else(|error| Exit::NotStarted(error.to_string()), Exit::of);
-            said.all().await;
-            exit
-        };
-        Ok((Launched { pid, words, pidfd }, ended))
+        Ok((Launched { words: said.words(), ..launched }, last_words(ended, said)))
     }
 
-    /// One of ours: `--config`, sockets, readiness.
-    fn component(&self, component: Component, instance: u32) -> io::Result<Command> {
-        let mut command = Command::new(binaries::directory()?.join(binaries::file_name(component)));
+    /// Takes over a process that another supervisor started; else the same as [`Launcher::launch`]. An error: it has gone.
+    pub(crate) fn adopt(&self, found: &Found) -> io::Result<(Launched, impl Future<Output = Ended> + use<>)> {
+        let which = Which { component: found.component, instance: found.instance, generation: found.generation };
+        let (launched, ended) = found.watch(&self.lanes, &|| {
+            let limits = self.limits_of(found.component);
+            let leaf = self.cgroups.as_ref().and_then(|cgroups| cgroups.of(found.pid, &limits));
+            self.confine(found.component, found.pid, leaf.or_else(|| self.leaf(which)))
+        })?;
+        let speaker = self.output.speaker(found.slot());
+        let capture = Capture::reopen(found.pid, speaker.clone()).unwrap_or_else(|error| {
+            // It may have ended already.
+            tracing::info!(child.pid = found.pid, %error, "what it says cannot be read");
+            Capture::nothing(speaker)
+        });
+        let said = capture.read()?;
+        Ok((Launched { words: said.words(), ..launched }, last_words(ended, said)))
+    }
+
+    /// One of ours: `--config`, and where readiness is told.
+    fn command(&self, which: Which) -> io::Result<(Command, String)> {
+        let pinned = self.binaries.borrow().of(which.component)?;
+        let mut command = pinned.command(which.component);
         for name in NOT_HANDED_ON {
             command.env_remove(name);
         }
         if let Some(path) = &self.config {
             command.arg("--config").arg(path);
         }
-        let lent = self.sockets.lend(component, instance)?;
-        let names: Vec<_> = lent.iter().map(|(name, _)| *name).collect();
         command
-            .env("GATEWAY_INSTANCE", instance.to_string())
+            .env("GATEWAY_INSTANCE", which.instance.to_string())
             .env("NOTIFY_SOCKET", &self.notify)
             .env("WATCHDOG_USEC", watch::WINDOW.as_micros().to_string())
-            .env("LISTEN_FDS", names.len().to_string())
-            .env("LISTEN_FDNAMES", names.join(":"))
             // Their stderr is a pipe; ours decides what is legible.
-            .env("LOG_FORMAT", if self.output.is_text() { "text" } else { "json" });
-        let mappings = (FIRST_FD..).zip(lent).map(|(child_fd, (_, parent_fd))| FdMapping { parent_fd, child_fd }).collect();
+            .env("LOG_FORMAT", if self.output.is_text() { "text" } else { "json" })
+            .stdin(Stdio::null());
+        Ok((command, pinned.build.clone()))
+    }
+
+    /// Its sockets, and after them its lane.
+    fn lend(&self, command: &mut Command, which: Which, claim: Option<&Claim>) -> io::Result<()> {
+        let lent = self.sockets.lend(which.component, which.instance)?;
+        let (names, mut fds): (Vec<_>, Vec<_>) = lent.into_iter().unzip();
+        if which.component.is_ours() {
+            command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        }
+        if let Some(claim) = claim {
+            let number = (FIRST_FD..).nth(fds.len()).unwrap_or(FIRST_FD);
+            command.env(LANE_FD, number.to_string());
+            fds.push(claim.file.try_clone()?.into());
+        }
+        command.env(GENERATION, which.generation.to_string());
+        let mappings = (FIRST_FD..).zip(fds).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
         command.fd_mappings(mappings).map_err(io::Error::other)?;
-        Ok(command)
+        Ok(())
+    }
+
+    fn limits_of(&self, component: Component) -> Limits {
+        self.limits.iter().find(|(limited, _)| *limited == component).map(|(_, limits)| *limits).unwrap_or_default()
+    }
+
+    fn leaf(&self, Which { component, instance, generation }: Which) -> Option<Leaf> {
+        let name = format!("{}-{instance}.{generation}", component.name());
+        let leaf = self.cgroups.as_ref()?.leaf(&name, &self.limits_of(component));
+        leaf.inspect_err(|error| tracing::warn!(name, %error, "no cgroup for this process")).ok()
+    }
+
+    /// Puts it into its cgroup and within its limits.
+    fn confine(&self, component: Component, pid: u32, leaf: Option<Leaf>) -> Option<Leaf> {
+        let leaf = leaf.filter(|leaf| {
+            let entered = leaf.enter(pid);
+            if let Err(error) = &entered {
+                tracing::warn!(child.pid = pid, %error, "not in its cgroup");
+                leaf.remove();
+            }
+            entered.is_ok()
+        });
+        limits::apply(&self.limits_of(component), pid, leaf.as_ref());
+        leaf
+    }
+
+    /// Watches a process that was just started, within its limits, and says in its lane that it is there.
+    fn follow(
+        &self,
+        which: Which,
+        pid: u32,
+        build: String,
+        claim: Option<Claim>,
+        leaf: Option<Leaf>,
+    ) -> io::Result<(Launched, impl Future<Output = Ended> + use<>)> {
+        let started = SystemTime::now();
+        let (file, taken) = claim.map(|claim| (claim.file, claim.taken)).unzip();
+        let handle = Handle::open(pid)?.within(self.confine(which.component, pid, leaf));
+        let build = if build.is_empty() { build_of(pid) } else { build };
+        if let Some(file) = file {
+            let record = Record {
+                pid,
+                start_time: handle.start_time(),
+                generation: which.generation,
+                component: which.component.name().to_owned(),
+                instance: which.instance,
+                build: build.clone(),
+                started_ms: started.duration_since(UNIX_EPOCH).map_or(0, millis),
+            };
+            if let Err(error) = record.write(&file) {
+                tracing::warn!(child.pid = pid, %error, "its lane does not say who holds it; whoever looks finds out by its descriptors");
+            }
+        }
+        Launched::new(handle, taken, which.generation, build, started)
     }
 
     /// No child is left: nothing more is read, and no local socket needed.
@@ -133,44 +263,8 @@ impl Launcher {
     }
 }
 
-impl Launched {
-    /// SIGTERM, to the process alone: what it started, it ends.
-    pub(crate) fn terminate(&self) {
-        self.signal(Signal::TERM);
-    }
-
-    /// SIGABRT, to the process alone, and SIGCONT, without which a stopped one would not notice.
-    pub(crate) fn abort(&self) {
-        self.signal(Signal::ABORT);
-        self.signal(Signal::CONT);
-    }
-
-    /// SIGKILL, to its whole process group.
-    pub(crate) fn kill(&self) {
-        // While the pidfd takes a signal the process was not reaped, so its group's number is not another's: nobody reaps between the two calls, for we
-        // are the one thread that does.
-        if self.signal(Signal::KILL)
-            && let Ok(group) = i32::try_from(self.pid)
-        {
-            // The leader alone was there.
-            let _gone = killpg(nix::unistd::Pid::from_raw(group), NixSignal::SIGKILL);
-        }
-    }
-
-    fn signal(&self, signal: Signal) -> bool {
-        match pidfd_send_signal(&self.pidfd, signal) {
-            Ok(()) => true,
-            Err(rustix::io::Errno::SRCH) => false,
-            Err(error) => {
-                tracing::error!(child.pid = self.pid, %error, "signal not sent");
-                false
-            }
-        }
-    }
-}
-
-/// A descriptor that means this process and never another.
-pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no such pid"))?;
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+async fn last_words(ended: impl Future<Output = Ended>, said: Said) -> Ended {
+    let ended = ended.await;
+    said.all().await;
+    ended
 }

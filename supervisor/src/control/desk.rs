@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use gatehouse_proto::internal::v1::ChangeStatus;
+use gatehouse_proto::internal::v1::{ChangeStatus, Step};
 use tokio::sync::{
     mpsc::{self, error::TrySendError},
     watch,
@@ -130,7 +130,6 @@ impl Seat {
 /// Said of changes that the end of the supervisor overtook.
 const LEFT: &str = "the suite was stopped before";
 
-#[allow(dead_code, reason = "the driver takes them up next")]
 impl DeskEnd {
     /// The next order. Nothing is lost when the future is dropped.
     pub(crate) async fn next(&mut self) -> Order {
@@ -149,17 +148,26 @@ impl DeskEnd {
         self.board.send_modify(|board| board.put(status));
     }
 
-    /// Accepts nothing from now on, and waits until all that was being recorded is queued: what [`DeskEnd::snapshot`] then says is complete.
-    pub(crate) async fn pause(&self) {
-        self.board.send_modify(|board| board.paused = true);
-        let mut board = self.board.subscribe();
-        // We hold a sender ourselves.
-        let _settled = board.wait_for(|board| board.coming == 0).await;
+    /// Once it is polled, nothing is accepted any more; it resolves when all that was being recorded is queued: what [`DeskEnd::snapshot`] then says is
+    /// complete.
+    pub(crate) fn paused(&self) -> impl Future<Output = ()> + use<> {
+        let board = self.board.clone();
+        async move {
+            board.send_modify(|board| board.paused = true);
+            // We hold a sender ourselves.
+            let mut board = board.subscribe();
+            let _settled = board.wait_for(|board| board.coming == 0).await;
+        }
     }
 
     /// Goes on after all.
     pub(crate) fn resume(&self) {
         self.board.send_modify(|board| board.paused = false);
+    }
+
+    /// What has been done for a change.
+    pub(crate) fn steps(&self, id: &str) -> Option<Vec<Step>> {
+        self.board.borrow().find(id).map(|change| change.steps)
     }
 
     /// For the state file: what is remembered, oldest first.
@@ -282,7 +290,7 @@ mod tests {
             tokio::task::yield_now().await;
             seat.take(order(1));
         };
-        tokio::join!(end.pause(), recorded);
+        tokio::join!(end.paused(), recorded);
         assert_eq!(end.snapshot().len(), 1);
         end.resume();
         desk.reserve().unwrap().take(order(2));

@@ -81,7 +81,6 @@ impl Capture {
 
     /// Of a process that another supervisor started. The caller holds its pidfd, so that the number is not another's. An output that is no pipe is
     /// left alone.
-    #[cfg_attr(not(test), expect(dead_code, reason = "whoever adopts children calls it"))]
     pub(crate) fn reopen(pid: u32, speaker: Speaker) -> io::Result<Self> {
         let mut ends = Vec::new();
         for (stream, number) in [(Stream::Stdout, 1), (Stream::Stderr, 2)] {
@@ -98,6 +97,11 @@ impl Capture {
             }
         }
         Ok(Self { speaker, ends })
+    }
+
+    /// Of a process that cannot be heard.
+    pub(crate) const fn nothing(speaker: Speaker) -> Self {
+        Self { speaker, ends: Vec::new() }
     }
 
     /// Begins to read, in tasks that end when nobody can say anything any more.

@@ -14,7 +14,7 @@ use memchr::memchr_iter;
 use prometheus::IntCounter;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt as _},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 
@@ -28,7 +28,10 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 pub(crate) struct Piece {
     bytes: Vec<u8>,
     lines: u64,
-    dropped: IntCounter,
+    /// None of a mark, which holds no lines.
+    dropped: Option<IntCounter>,
+    /// Told when it was written.
+    written: Option<oneshot::Sender<()>>,
 }
 
 /// The queue to stdout.
@@ -63,6 +66,19 @@ impl Trail {
         }
     }
 
+    /// Waits, for a moment, until everything that was passed on is written.
+    pub(crate) async fn flush(&self) {
+        let (written, all) = oneshot::channel();
+        let flushed = async {
+            if let Some(place) = self.place().await {
+                place.send(Piece::mark(written));
+                // Our stdout is closed.
+                let _closed = all.await;
+            }
+        };
+        let _late = timeout(LAST_LINES, flushed).await;
+    }
+
     /// Waits, for a moment, until everything is written.
     pub(crate) async fn close(&self) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -78,7 +94,12 @@ impl Piece {
     /// Whole lines; what is lost of them is counted there.
     pub(crate) fn new(bytes: Vec<u8>, dropped: IntCounter) -> Self {
         let lines = memchr_iter(b'\n', &bytes).count() as u64;
-        Self { bytes, lines, dropped }
+        Self { bytes, lines, dropped: Some(dropped), written: None }
+    }
+
+    /// Nothing, but told when all before it was written.
+    const fn mark(written: oneshot::Sender<()>) -> Self {
+        Self { bytes: Vec::new(), lines: 0, dropped: None, written: Some(written) }
     }
 
     /// How many lines.
@@ -89,7 +110,9 @@ impl Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        self.dropped.inc_by(self.lines);
+        if let Some(dropped) = &self.dropped {
+            dropped.inc_by(self.lines);
+        }
     }
 }
 
@@ -100,7 +123,11 @@ async fn write(mut pieces: mpsc::Receiver<Piece>, mut out: impl AsyncWrite + Unp
             continue;
         }
         match pass_on(&mut out, &piece.bytes).await {
-            Ok(()) => piece.lines = 0,
+            Ok(()) => {
+                piece.lines = 0;
+                // Whoever asked may have given up.
+                let _late = piece.written.take().map(|written| written.send(()));
+            }
             Err(error) => {
                 tracing::warn!(%error, "our stdout is closed; audit lines are left out from here on");
                 closed = true;

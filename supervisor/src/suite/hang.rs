@@ -45,6 +45,7 @@ impl Suite {
             found |= words.iter().any(|word| *word != Word::Alive);
             self.said(pid, &words);
         }
+        self.sample_memory(Instant::now());
         let now = self.attention.look(Instant::now());
         for id in self.ids() {
             let Some(slot) = self.slot(id) else { continue };

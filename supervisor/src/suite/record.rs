@@ -5,14 +5,30 @@ use std::time::{Duration, Instant};
 use gatehouse_proto::internal::v1::ExitRecord;
 use jiff::Timestamp;
 
-use super::{Phase, Suite, slot::Ended};
+use super::{
+    Phase, Suite,
+    slot::{Ended, Slot},
+};
 use crate::{
     child::{Exit, Machine, Other, State},
     component::SlotId,
     control::millis,
 };
 
+/// Between two looks at the memory that processes use. What one used after the last look before it crashed is not known, unless it has a cgroup.
+const LOOK: Duration = Duration::from_secs(10);
+
 impl Suite {
+    /// Looks how much memory each has used at most, now and then.
+    pub(super) fn sample_memory(&mut self, now: Instant) {
+        if now.duration_since(self.sampled) >= LOOK {
+            self.sampled = now;
+            for process in self.slots.iter().flat_map(Slot::processes) {
+                process.launched.sample();
+            }
+        }
+    }
+
     /// Into the ledger. `before` it was heard of; now all that follows from it is decided.
     pub(super) fn record(&mut self, id: SlotId, ended: &Ended, uptime: Duration, before: &Machine) {
         let starved = ended.seen == Exit::Signal(9) && !ended.killed && self.starvation.has_killed();
@@ -33,13 +49,14 @@ impl Suite {
             code,
             signal,
             uptime_ms: millis(uptime),
+            peak_rss_bytes: ended.peak_rss_bytes,
+            build: ended.build.clone(),
             last_words: ended.words.all(),
             dump: ended.dump.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
             next: next(ended.generation, before, after).to_owned(),
             detail: self.detail(id, ended, cause),
             exits_in_a_row: if counts { after.exits_in_a_row() } else { 0 },
             wait_ms: after.next_start().map_or(0, |start| millis(start.saturating_duration_since(Instant::now()))),
-            ..ExitRecord::default()
         };
         self.parts.ledger.record(&record);
     }
@@ -48,6 +65,7 @@ impl Suite {
     fn detail(&self, id: SlotId, ended: &Ended, cause: &str) -> String {
         match (cause, &ended.exit) {
             ("hung", _) => ended.hung.clone().unwrap_or_default(),
+            (_, Exit::OutOfMemory) => "it used more than its cgroup may".to_owned(),
             ("out_of_memory", _) => "the kernel killed for want of memory at that time".to_owned(),
             (_, Exit::StartTimeout) => format!("not ready within {:?}", self.parts.config.restarts.ready_timeout),
             ("asked" | "killed", _) if ended.was_asked() => self.whose_wish(id),
@@ -70,6 +88,7 @@ fn cause(ended: &Ended, before: &Machine, starved: bool) -> &'static str {
         exit if exit.is_final() => "configuration",
         Exit::StartTimeout | Exit::NotStarted(_) => "failed_start",
         Exit::Hung => "hung",
+        Exit::OutOfMemory => "out_of_memory",
         _ if starved => "out_of_memory",
         _ if ended.killed => "killed",
         _ if ended.was_asked() => "asked",

@@ -10,7 +10,7 @@ use gatehouse_proto::internal::v1::InstanceStatus;
 
 use super::report::{Outcome, Stopped};
 use crate::{
-    child::{Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Then},
+    child::{self, Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Then},
     component::SlotId,
     output::Words,
     watch::{Awake, Watch},
@@ -40,6 +40,8 @@ pub(crate) struct Slot {
     pub(crate) stopped: Option<Stopped>,
     /// It is being removed: nobody is to give it new work.
     pub(crate) leaving: bool,
+    /// It was there before us, and its sockets are no longer ours.
+    pub(crate) stale: bool,
 }
 
 /// A process that runs.
@@ -74,6 +76,9 @@ pub(crate) struct Ended {
     /// 0: there was no process.
     pub(crate) pid: u32,
     pub(crate) words: Words,
+    pub(crate) build: String,
+    /// As far as it was seen; 0: never.
+    pub(crate) peak_rss_bytes: u64,
     /// By us, with SIGKILL.
     pub(crate) killed: bool,
     /// What stood still, if it was ended for that, and where its threads are dumped.
@@ -107,7 +112,13 @@ impl Slot {
             stopped_by: None,
             stopped: None,
             leaving: false,
+            stale: false,
         }
+    }
+
+    /// All of them.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = &Running> {
+        self.processes.iter()
     }
 
     /// The process of that generation.
@@ -126,8 +137,8 @@ impl Slot {
     }
 
     /// A process runs from now on.
-    pub(crate) fn run(&mut self, launched: Launched, generation: u32) {
-        let since = Instant::now();
+    pub(crate) fn run(&mut self, launched: Launched) {
+        let (generation, since) = (launched.generation, launched.since);
         let running = Running {
             launched,
             generation,
@@ -149,14 +160,14 @@ impl Slot {
     }
 
     /// Its process has ended, or never began.
-    pub(crate) fn ended(&mut self, generation: u32, exit: Exit, now: Instant) -> Ended {
+    pub(crate) fn ended(&mut self, generation: u32, end: child::Ended, now: Instant) -> Ended {
         let position = self.processes.iter().position(|process| process.generation == generation);
         let running = position.map(|position| self.processes.remove(position));
-        let seen = exit.clone();
+        let child::Ended { exit: seen, peak_rss_bytes } = end;
         let exit = match &running {
             Some(running) if running.too_slow => Exit::StartTimeout,
             Some(running) if running.hung.is_some() => Exit::Hung,
-            _ => exit,
+            _ => seen.clone(),
         };
         let stopped = running.as_ref().and_then(|running| {
             let took = now.duration_since(running.asked?);
@@ -168,6 +179,8 @@ impl Slot {
             seen,
             pid: running.as_ref().map_or(0, |running| running.launched.pid),
             words: running.as_ref().map(|running| running.launched.words.clone()).unwrap_or_default(),
+            build: running.as_ref().map(|running| running.launched.build.clone()).unwrap_or_default(),
+            peak_rss_bytes,
             killed: running.as_ref().is_some_and(|running| running.killed),
             hung: running.as_ref().and_then(|running| running.hung.clone()),
             dump: running.as_ref().and_then(|running| running.dump.clone()),
@@ -253,7 +266,7 @@ impl Slot {
             restarts: self.restarts,
             last_exit: self.last_exit.as_ref().map(ToString::to_string).unwrap_or_default(),
             detail,
-            build: String::new(),
+            build: process.map(|process| process.launched.build.clone()).unwrap_or_default(),
         };
         (status, process.map(|process| process.since))
     }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod adopt;
 mod changes;
 mod control;
 mod drain;
@@ -10,10 +11,12 @@ mod fake;
 mod hang;
 mod held;
 mod output;
+mod process;
 mod redis;
 mod refuse;
 mod restart;
 mod start;
 mod store;
 mod systemd;
+mod upgrade;
 mod world;

@@ -95,11 +95,11 @@ async fn a_component_that_ends_before_it_is_ready_fails_the_start_with_its_words
 
 #[tokio::test]
 async fn a_component_that_is_not_ready_in_time_fails_the_start() {
-    let mut world = World::new().config("[supervisor]\nready_timeout = \"300ms\"");
+    let mut world = World::new().config("[supervisor]\nready_timeout = \"2s\"");
     world.behave("edge", "silent");
     world.start();
     assert_eq!(world.ended().await.code(), Some(75));
-    assert!(world.read("stderr").contains("edge did not start: not ready within 300ms"), "{}", world.read("stderr"));
+    assert!(world.read("stderr").contains("edge did not start: not ready within 2s"), "{}", world.read("stderr"));
 }
 
 #[tokio::test]

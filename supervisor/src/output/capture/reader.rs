@@ -15,6 +15,7 @@ use super::{
     PIPE,
     sink::{Sink, TURN},
 };
+use crate::output::pause::Turnstile;
 
 /// What is read with one call.
 const CHUNK: usize = 16 << 10;
@@ -23,6 +24,7 @@ const CHUNK: usize = 16 << 10;
 pub(super) struct Reader {
     end: Receiver,
     sink: Sink,
+    turnstile: Turnstile,
 }
 
 /// What a turn came to.
@@ -37,7 +39,8 @@ enum Turn {
 
 impl Reader {
     pub(super) fn new(end: OwnedFd, sink: Sink) -> io::Result<Self> {
-        Ok(Self { end: Receiver::from_owned_fd(end)?, sink })
+        let turnstile = sink.turnstile();
+        Ok(Self { end: Receiver::from_owned_fd(end)?, sink, turnstile })
     }
 
     /// Runs until nobody can write any more; says so on `drained`, or earlier, when the process has ended and nothing of it is left.
@@ -53,7 +56,12 @@ impl Reader {
                         () = self.sink.settle() => yield_now().await,
                         // A pause ends with the process.
                         _ = ended.changed(), if drained.is_some() => ended.mark_changed(),
+                        () = self.turnstile.is_wanted() => {}
                     }
+                }
+                () = self.turnstile.is_wanted() => {
+                    self.sink.put_down().await;
+                    self.turnstile.rest().await;
                 }
                 _ = ended.changed(), if drained.is_some() => {
                     if !self.drain().await {

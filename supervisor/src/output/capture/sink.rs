@@ -6,13 +6,14 @@ use std::{
 };
 
 use prometheus::IntCounter;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::Words;
 use crate::output::{
     Speaker, Stream,
     budget::Budget,
     lines::{Line, Splitter},
+    pause::Turnstile,
     trail::Piece,
 };
 
@@ -22,6 +23,8 @@ pub(super) const TURN: usize = 64 << 10;
 const FLOOD_TURN: usize = 1 << 20;
 /// Between two turns of a flood: it is read in few large pieces. The pipe holds what comes meanwhile, 200 MB/s of it.
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long a reader of our stdout may take while a supervisor waits to be executed.
+const PUT_DOWN: Duration = Duration::from_millis(500);
 /// What is kept of a flood, for the last words of who dies of it.
 const FLOOD_END: usize = 4 << 10;
 /// A longer line of the trail is passed on in pieces.
@@ -88,6 +91,24 @@ impl Sink {
         if let Self::Trail(sink) = self {
             sink.pass().await;
         }
+    }
+
+    /// Another supervisor reads on from here: nothing is left with us.
+    pub(super) async fn put_down(&mut self) {
+        match self {
+            // Half a line is better than none.
+            Self::Lines(sink) => sink.conclude(),
+            Self::Trail(sink) => {
+                let _late = timeout(PUT_DOWN, sink.pass()).await;
+                sink.pass_now();
+            }
+        }
+    }
+
+    /// Where its reader may have to wait.
+    pub(super) fn turnstile(&self) -> Turnstile {
+        let (Self::Lines(LineSink { speaker, .. }) | Self::Trail(TrailSink { speaker, .. })) = self;
+        speaker.output.0.pause.turnstile()
     }
 
     /// The process has ended, and this was all.
@@ -197,7 +218,13 @@ impl TrailSink {
 
 impl Drop for TrailSink {
     fn drop(&mut self) {
-        // Half a line, too: whoever reads the pipe next passes on the other half.
+        self.pass_now();
+    }
+}
+
+impl TrailSink {
+    /// Half a line, too: whoever reads the pipe next passes on the other half.
+    fn pass_now(&mut self) {
         let begun = std::mem::take(&mut self.begun);
         for piece in self.waiting.take().into_iter().chain([Piece::new(begun, self.dropped.clone())]) {
             self.speaker.output.0.trail.pass_now(piece);
