@@ -1,16 +1,16 @@
 //! A component that does as it is told by files: what a child of the supervisor can do, and nothing else.
 //!
-//! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `deaf` to SIGTERM, `hardy` against SIGABRT,
-//! `code=CODE` after SIGTERM, `serve` answers on `http` with its name and pid, `fork` starts a process in a session of its own. It beats as the chassis does;
-//! on SIGUSR1 it says that it stalls.
+//! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `flood` both outputs once ready, `deaf` to SIGTERM,
+//! `hardy` against SIGABRT, `code=CODE` after SIGTERM, `serve` answers on `http` with its name and pid, `fork` starts a process in a session of its own. It
+//! beats as the chassis does; on SIGUSR1 it says that it stalls.
 //! `{dir}/{component}.check` holds what `--check` prints before it exits 78. What happens is appended to `{dir}/events`.
 
 use std::{
     env, fs,
-    io::Write as _,
+    io::{self, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process,
+    process, thread,
     time::Duration,
 };
 
@@ -88,6 +88,13 @@ async fn component() {
     if told("silent").is_none() {
         say("ready");
         sd_notify::notify(&[NotifyState::Ready]).unwrap();
+    }
+    if told("flood").is_some() {
+        let piece = format!("{}\n", r#"{"level":"INFO","message":"a flood"}"#).repeat(1000);
+        for mut out in [Box::new(io::stdout()) as Box<dyn io::Write + Send>, Box::new(io::stderr())] {
+            let piece = piece.clone();
+            thread::spawn(move || while out.write_all(piece.as_bytes()).is_ok() {});
+        }
     }
     let _ignored = told("hardy").map(|_| signal(SignalKind::from_raw(nix::libc::SIGABRT)).unwrap());
     let mut stall = signal(SignalKind::user_defined1()).unwrap();
