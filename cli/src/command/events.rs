@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use clap::{Args, value_parser};
+use gatehouse_chassis::ipc::Channel;
 use gatehouse_proto::internal::v1::{ChangeStatus, ChangesRequest, ExitRecord, ExitsRequest, supervisor_client::SupervisorClient};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 use super::{
     change, exits,

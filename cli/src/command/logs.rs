@@ -5,10 +5,11 @@ mod line;
 use std::{path::Path, time::Duration};
 
 use clap::{Args, ValueEnum, value_parser};
+use gatehouse_chassis::ipc::Channel;
 use gatehouse_proto::internal::v1::{LogLine, LogsRequest, supervisor_client::SupervisorClient};
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::{Streaming, transport::Channel};
+use tonic::Streaming;
 
 use super::{
     events::{BOUND, PEER},

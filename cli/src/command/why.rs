@@ -6,11 +6,11 @@ mod story;
 use std::path::Path;
 
 use clap::Args;
+use gatehouse_chassis::ipc::Channel;
 use gatehouse_proto::internal::v1::{InstanceStatus, LogLine, LogsRequest, StatusRequest, supervisor_client::SupervisorClient};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
-use tonic::transport::Channel;
 
 use super::{
     events::{BOUND, PEER, changes, ends},

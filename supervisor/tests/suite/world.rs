@@ -18,7 +18,6 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
-use tonic::transport::Channel;
 
 use crate::fake;
 
@@ -154,7 +153,7 @@ impl World {
     }
 
     /// On the control socket.
-    pub fn client(&self) -> SupervisorClient<Channel> {
+    pub fn client(&self) -> SupervisorClient<ipc::Channel> {
         SupervisorClient::new(ipc::channel(self.path("run/supervisor.sock")))
     }
 
