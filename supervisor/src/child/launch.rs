@@ -133,6 +133,9 @@ impl Launcher {
         };
         self.lend(&mut command, which, claim.as_ref())?;
         let leaf = self.leaf(which);
+        if let Some(Err(error)) = leaf.as_ref().map(|leaf| leaf.enter_first(&mut command)) {
+            tracing::warn!(component = component.name(), instance, %error, "not in its cgroup from the first");
+        }
         let (stdout, stderr, capture) = Capture::new(self.output.speaker(slot))?;
         let mut child = command.stdout(stdout).stderr(stderr).process_group(0).spawn()?;
         // With it our descriptor of the lane is closed, and so are our copies of the child's ends: while they are open the pipes have no end.
