@@ -87,7 +87,7 @@ async fn component() {
     let serving = async {
         match Inherited::from_env().unwrap().take("http").unwrap() {
             Some(Listener::Tcp(listener)) if told("serve").is_some() => {
-                serve(&listener, &format!("{component} {}", process::id()), &idle).await
+                serve(&listener, &format!("{component} {}", process::id()), &idle).await;
             }
             _ => std::future::pending().await,
         }
@@ -97,28 +97,11 @@ async fn component() {
         sd_notify::notify(&[NotifyState::Ready]).unwrap();
     }
     if told("flood").is_some() {
-        let piece = format!("{}\n", r#"{"level":"INFO","message":"a flood"}"#).repeat(1000);
-        for mut out in [Box::new(io::stdout()) as Box<dyn io::Write + Send>, Box::new(io::stderr())] {
-            let piece = piece.clone();
-            thread::spawn(move || while out.write_all(piece.as_bytes()).is_ok() {});
-        }
+        flood();
     }
-    let counted = Arc::new(Mutex::new(0_u32));
+    let counted = Arc::new(Mutex::new(0));
     if told("count").is_some() {
-        let counted = Arc::clone(&counted);
-        thread::spawn(move || {
-            let (mut out, pid) = (io::stdout(), process::id());
-            loop {
-                let mut count = counted.lock().unwrap();
-                // Most of the time a line is half written.
-                out.write_all(format!("{{\"pid\":{pid},\"filler\":\"{}\",\"seq\"", "x".repeat(100)).as_bytes()).unwrap();
-                out.flush().unwrap();
-                thread::park_timeout(Duration::from_micros(500));
-                out.write_all(format!(":{count}}}\n").as_bytes()).unwrap();
-                out.flush().unwrap();
-                *count += 1;
-            }
-        });
+        count(Arc::clone(&counted));
     }
     let _ignored = told("hardy").map(|_| signal(SignalKind::from_raw(nix::libc::SIGABRT)).unwrap());
     let mut stall = signal(SignalKind::user_defined1()).unwrap();
@@ -167,6 +150,31 @@ async fn component() {
     let code = told("code=").map_or(0, |code| code.parse().unwrap());
     let _unheard = sd_notify::notify(&[NotifyState::Custom(&format!("EXIT_STATUS={code}"))]);
     process::exit(code);
+}
+
+/// On both outputs, for ever.
+fn flood() {
+    let piece = format!("{}\n", r#"{"level":"INFO","message":"a flood"}"#).repeat(1000);
+    for mut out in [Box::new(io::stdout()) as Box<dyn io::Write + Send>, Box::new(io::stderr())] {
+        let piece = piece.clone();
+        thread::spawn(move || while out.write_all(piece.as_bytes()).is_ok() {});
+    }
+}
+
+/// Numbered lines, for ever; most of the time one is half written. Whoever has the lock has the number of those that are whole.
+fn count(counted: Arc<Mutex<u32>>) {
+    thread::spawn(move || {
+        let (mut out, pid) = (io::stdout(), process::id());
+        loop {
+            let mut count = counted.lock().unwrap();
+            out.write_all(format!("{{\"pid\":{pid},\"filler\":\"{}\",\"seq\"", "x".repeat(100)).as_bytes()).unwrap();
+            out.flush().unwrap();
+            thread::park_timeout(Duration::from_micros(500));
+            out.write_all(format!(":{count}}}\n").as_bytes()).unwrap();
+            out.flush().unwrap();
+            *count += 1;
+        }
+    });
 }
 
 /// One request a connection.
