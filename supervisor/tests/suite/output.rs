@@ -20,16 +20,16 @@ use crate::world::{World, instance, send};
 async fn what_children_said_is_told_on_the_control_socket_and_by_the_next_supervisor() {
     let mut world = World::new();
     world.ready().await;
-    let told = world.logs("pusher", "").await;
-    let spoken: Vec<_> =
-        told.iter().filter(|line| line.line.contains("pusher speaks")).map(|line| (line.instance, line.level.as_str())).collect();
+    let told = world.heard("pusher", "pusher speaks", 2).await;
+    let mut spoken: Vec<_> = told.iter().map(|line| (line.instance, line.level.as_str())).collect();
+    spoken.sort_unstable();
     assert_eq!(spoken, [(0, "info"), (1, "info")]);
+    world.heard("edge", "edge speaks", 1).await;
     assert!(!world.logs("auditor", "").await.iter().any(|line| line.line.contains("trail")), "the trail is no log");
     assert!(world.read("state/logs/edge.log").contains("edge speaks"));
     assert!(world.stop().await.success());
     world.ready().await;
-    let told = world.logs("", "").await;
-    assert_eq!(told.iter().filter(|line| line.line.contains("speaks")).count(), 10);
+    world.heard("", "speaks", 10).await;
     assert!(world.client().logs(LogsRequest { component: "egde".into(), ..LogsRequest::default() }).await.is_err());
     assert!(world.stop().await.success());
 }
@@ -202,6 +202,42 @@ async fn a_journal_that_reads_nothing_holds_up_neither_those_who_flood_it_nor_re
     let status = fs::read_to_string(format!("/proc/{}/status", world.pid())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap();
     assert!(peak < 64 << 10, "{peak} KiB");
-    assert_eq!(world.logs("edge", "").await.iter().filter(|line| line.line.contains("edge speaks")).count(), 2);
+    world.heard("edge", "edge speaks", 2).await;
+    assert!(world.stop().await.success());
+}
+
+#[tokio::test]
+async fn what_is_said_while_nobody_supervises_is_heard_by_the_next_who_adopts_and_so_is_how_it_ends() {
+    let mut world = World::new();
+    world.behave("admin", "count");
+    let before = world.ready().await;
+    let pid = instance(&before, "admin", 0).pid.unwrap();
+    world.signal(Signal::SIGKILL);
+    world.ended().await;
+    // Its pipe takes what it says, and nothing breaks.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let after = world.ready().await;
+    assert_eq!(instance(&after, "admin", 0).pid, Some(pid));
+    send(pid, Signal::SIGKILL);
+    world.until("the admin is back", |status| status.ready && instance(status, "admin", 0).generation == 2).await;
+    let exit = world.exits("admin").await.remove(0);
+    assert_eq!((exit.pid, exit.cause.as_str(), exit.next.as_str()), (pid, "crashed", "restarted"));
+    assert!(exit.build.starts_with("0.1.0 ("), "{exit:?}");
+    assert!(exit.uptime_ms >= 200, "from its start, not from its adoption: {exit:?}");
+    assert!(exit.last_words.iter().any(|line| line.contains("\"seq\":")), "{exit:?}");
+    assert!(world.stop().await.success());
+    let ended = world.read("state/exits.jsonl");
+    assert!(ended.lines().count() == 6, "{ended}");
+}
+
+#[tokio::test]
+async fn the_memory_that_one_used_at_most_is_in_the_ledger() {
+    let mut world = World::new();
+    world.ready().await;
+    assert!(world.stop().await.success());
+    world.ready().await;
+    let exit = world.exits("edge").await.remove(0);
+    // Looked at when it was asked to stop, at the latest.
+    assert!((1 << 20..1 << 30).contains(&exit.peak_rss_bytes), "{exit:?}");
     assert!(world.stop().await.success());
 }

@@ -165,6 +165,20 @@ impl World {
         lines.map(Result::unwrap).collect().await
     }
 
+    /// Waits until so many lines of it with these words were read: readiness comes by another way, and may be faster.
+    pub async fn heard(&self, component: &str, words: &str, count: usize) -> Vec<LogLine> {
+        let begun = Instant::now();
+        loop {
+            let mut lines = self.logs(component, "").await;
+            lines.retain(|line| line.line.contains(words));
+            if lines.len() == count {
+                return lines;
+            }
+            assert!(begun.elapsed() < PATIENCE && lines.len() < count, "{words}, {count} times: {lines:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub async fn exits(&self, component: &str) -> Vec<ExitRecord> {
         let request = ExitsRequest { component: component.to_owned(), ..ExitsRequest::default() };
         self.client().exits(request).await.unwrap().into_inner().exits
