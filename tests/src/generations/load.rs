@@ -120,6 +120,15 @@ impl Load {
         self.written.open();
     }
 
+    /// Waits until every stream that was told to come back has done so: one that has not cannot be told again.
+    pub async fn streams_are_back(&self) {
+        crate::wait::eventually("all streams are open again", async || {
+            let told = self.seen.of("streams on grpc told to come back") + self.seen.of("streams on push told to come back");
+            (self.seen.of("streams opened") - told >= self.listeners.len()).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until so many more things of a kind were seen.
     pub async fn go_on(&self, what: &str, more: usize) {
         let goal = self.seen.of(what) + more;

@@ -19,6 +19,7 @@ async fn replacing_the_edge_costs_no_request_no_command_and_no_event() {
     for _ in 0..ROUNDS {
         load.go_on("requests", 100).await;
         load.go_on("commands", 100).await;
+        load.streams_are_back().await;
         took.push(house.replace("edge").await);
     }
     let seen = load.stop().await;

@@ -34,6 +34,7 @@ async fn replacing_pushers_in_turn_is_noticed_by_direct_clients_alone() {
     for _ in 0..ROUNDS {
         for pusher in ["pusher/0", "pusher/1"] {
             load.go_on("events", 200).await;
+            load.streams_are_back().await;
             took.push(house.replace(pusher).await);
         }
     }

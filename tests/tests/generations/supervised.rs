@@ -88,6 +88,7 @@ async fn restarting_is_not_noticed(component: &str) -> (House, std::sync::Arc<Se
         for what in ["requests", "commands", "events"] {
             load.go_on(what, 50).await;
         }
+        load.streams_are_back().await;
         verdicts.push(change(&house.suite, restart(component)).await);
     }
     let seen = load.stop().await;
