@@ -1,11 +1,6 @@
 //! The cgroup of one process.
 
-use std::{
-    fs, io,
-    os::unix::process::CommandExt as _,
-    path::PathBuf,
-    process::Command,
-};
+use std::{fs, io, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
 use crate::config::Limits;
 
