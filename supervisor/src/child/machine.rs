@@ -24,13 +24,18 @@
 //!
 //! Earlier exits are forgotten only when the slot has been *ready* for a set time, proving progress: neither mere uptime nor downtime counts.
 
+mod event;
 mod memory;
+mod state;
+mod wishes;
 
 use std::time::{Duration, Instant};
 
 use gatehouse_chassis::backoff::Backoff;
 
+pub(crate) use event::{Action, Event};
 pub(crate) use memory::Memory;
+pub(crate) use state::{Other, Quarantine, State, Then};
 
 /// The child aborts by itself when its budget is used up; only if it does not manage that either is it killed.
 pub(crate) const KILL_GRACE: Duration = Duration::from_secs(1);
@@ -56,139 +61,6 @@ pub(crate) struct Policy {
     pub(crate) probe_interval: Duration,
     /// Whether two of them may run at the same time. Not so for what owns its files alone.
     pub(crate) overlaps: bool,
-}
-
-/// Where the lead stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
-    /// What it needs is not ready yet.
-    Waiting,
-    /// It runs and has not said `READY=1`.
-    Starting {
-        /// When it is killed for that; `None`: it was.
-        deadline: Option<Instant>,
-    },
-    /// It serves.
-    Ready {
-        /// Since then.
-        since: Instant,
-    },
-    /// It runs, was asked to stop, and has no process beside it that takes its place.
-    Draining {
-        /// When it is killed; `None`: it was.
-        deadline: Option<Instant>,
-        /// What comes after.
-        then: Then,
-    },
-    /// It exited and is started again.
-    BackingOff {
-        /// Then.
-        until: Instant,
-    },
-    /// It exited and is not started again, but for a slow probe.
-    Quarantined {
-        /// The next probe; `None`: there is none.
-        probe_at: Option<Instant>,
-    },
-    /// It was stopped, and nothing but an operator starts it.
-    Stopped,
-}
-
-/// What follows the end of a lead that drains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Then {
-    /// What the restart policy says.
-    Policy,
-    /// An operator wanted a new one: at once.
-    Again,
-    /// Nothing.
-    Stop,
-}
-
-/// The second process of a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Other {
-    /// It starts while the lead serves.
-    Successor {
-        /// Which.
-        generation: u32,
-        /// When it is killed for not being ready; `None`: it was.
-        deadline: Option<Instant>,
-    },
-    /// It was the lead, or is not to become it, and ends.
-    Outgoing {
-        /// Which.
-        generation: u32,
-        /// When it is killed; `None`: it was.
-        deadline: Option<Instant>,
-    },
-}
-
-/// Why a child is in quarantine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Quarantine {
-    /// Trying again cannot help.
-    Configuration,
-    /// So many exits in a row.
-    CrashLoop(u32),
-}
-
-/// What happened. The number is a generation's.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Event {
-    /// Everything it needs is ready.
-    NeedsMet,
-    /// It said `READY=1`.
-    Ready(u32),
-    /// It said `STOPPING=1` without being asked.
-    Leaving {
-        /// Which.
-        generation: u32,
-        /// In `0.0..1.0`: the jitter.
-        draw: f64,
-    },
-    /// It proves no progress any more.
-    Hung {
-        /// Which.
-        generation: u32,
-        /// In `0.0..1.0`: the jitter.
-        draw: f64,
-    },
-    /// It ended, or could not be started.
-    Exited {
-        /// Which.
-        generation: u32,
-        /// Trying again cannot help.
-        is_final: bool,
-        /// In `0.0..1.0`: the jitter.
-        draw: f64,
-    },
-    /// An operator wants a new process.
-    Restart,
-    /// An operator wants it to run.
-    Start,
-    /// Stop it: an operator wants so, or it is its turn in the suite's drain.
-    Stop,
-    /// The suite drains: start nothing any more.
-    Retire,
-    /// End it now.
-    Kill,
-    /// [`Machine::deadline`] may have passed.
-    Tick,
-}
-
-/// What to do about it. The number is a generation's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// Start a process.
-    Spawn(u32),
-    /// Send SIGTERM.
-    Terminate(u32),
-    /// Dump its threads, then send SIGABRT.
-    Abort(u32),
-    /// Send SIGKILL.
-    Kill(u32),
 }
 
 /// One slot's state and history.
@@ -439,90 +311,6 @@ impl Machine {
         self.backoff.reset();
     }
 
-    fn restart(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.retired {
-            return;
-        }
-        self.stopped_by_operator = false;
-        match self.state {
-            State::Ready { .. } if self.policy.overlaps => {
-                if self.other.is_none() {
-                    let generation = self.next_generation();
-                    self.other = Some(Other::Successor { generation, deadline: Some(now + self.policy.ready_timeout) });
-                    actions.push(Action::Spawn(generation));
-                }
-                return;
-            }
-            State::Starting { deadline: Some(_) } | State::Ready { .. } => {
-                actions.push(Action::Terminate(self.lead));
-                self.state = State::Draining { deadline: Some(self.drained_by(now)), then: Then::Again };
-            }
-            State::Starting { deadline: None } => self.state = State::Draining { deadline: None, then: Then::Again },
-            State::Draining { deadline, .. } => self.state = State::Draining { deadline, then: Then::Again },
-            State::Waiting => {}
-            State::BackingOff { .. } | State::Quarantined { .. } | State::Stopped => self.spawn(now, actions),
-        }
-        self.forget();
-    }
-
-    fn start(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        match self.state {
-            State::Starting { .. } | State::Ready { .. } => {}
-            _ => self.restart(now, actions),
-        }
-    }
-
-    fn stop(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        self.stopped_by_operator |= !self.retired;
-        self.dismiss_successor(now, actions);
-        self.state = match self.state {
-            State::Starting { deadline: Some(_) } | State::Ready { .. } => {
-                actions.push(Action::Terminate(self.lead));
-                State::Draining { deadline: Some(self.drained_by(now)), then: Then::Stop }
-            }
-            // Killed already: there is nobody left to ask.
-            State::Starting { deadline: None } => State::Draining { deadline: None, then: Then::Stop },
-            // It may be leaving by itself; to be asked as well does no harm but the second signal's, which aborts. Its clock runs.
-            State::Draining { deadline, .. } => State::Draining { deadline, then: Then::Stop },
-            State::Waiting | State::BackingOff { .. } | State::Quarantined { .. } | State::Stopped => State::Stopped,
-        };
-    }
-
-    fn retire(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        self.retired = true;
-        self.dismiss_successor(now, actions);
-        self.state = match self.state {
-            State::Draining { deadline, .. } => State::Draining { deadline, then: Then::Stop },
-            running @ (State::Starting { .. } | State::Ready { .. }) => running,
-            State::Waiting | State::BackingOff { .. } | State::Quarantined { .. } | State::Stopped => State::Stopped,
-        };
-    }
-
-    fn dismiss_successor(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if let Some(Other::Successor { generation, deadline }) = self.other {
-            // One that was killed for its slowness keeps what is left of no time.
-            let deadline = deadline.map(|_| self.drained_by(now));
-            if deadline.is_some() {
-                actions.push(Action::Terminate(generation));
-            }
-            self.other = Some(Other::Outgoing { generation, deadline });
-        }
-    }
-
-    fn kill(&mut self, actions: &mut Vec<Action>) {
-        if let Some(other) = self.other {
-            actions.push(Action::Kill(other.generation()));
-            self.other = Some(Other::Outgoing { generation: other.generation(), deadline: None });
-        }
-        self.state = match self.state {
-            State::Starting { .. } | State::Ready { .. } | State::Draining { .. } => {
-                actions.push(Action::Kill(self.lead));
-                State::Draining { deadline: None, then: Then::Stop }
-            }
-            State::Waiting | State::BackingOff { .. } | State::Quarantined { .. } | State::Stopped => State::Stopped,
-        };
-    }
-
     fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         if let Some(Other::Successor { generation, deadline } | Other::Outgoing { generation, deadline }) = &mut self.other
@@ -544,21 +332,6 @@ impl Machine {
 
     fn drained_by(&self, now: Instant) -> Instant {
         now + self.policy.budget + KILL_GRACE
-    }
-}
-
-impl Other {
-    /// Which.
-    pub(crate) const fn generation(self) -> u32 {
-        match self {
-            Self::Successor { generation, .. } | Self::Outgoing { generation, .. } => generation,
-        }
-    }
-
-    const fn deadline(self) -> Option<Instant> {
-        match self {
-            Self::Successor { deadline, .. } | Self::Outgoing { deadline, .. } => deadline,
-        }
     }
 }
 
