@@ -1,6 +1,10 @@
 //! What must hold before anything is started: every component's configuration, asked of its own binary, and that there are binaries at all.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use futures_util::future::{OptionFuture, join_all};
 use gatehouse_chassis::{config::Shared, exit};
@@ -56,11 +60,16 @@ fn own(shared: &Shared, config: &Config) -> Vec<String> {
 /// `gatehouse-edge --check`.
 async fn check(component: Component, config: Option<&Path>) -> Vec<String> {
     let name = binaries::file_name(component);
-    let path = match binaries::directory() {
-        Ok(dir) => dir.join(&name),
-        Err(error) => return vec![format!("{name}: {error}")],
-    };
-    let mut command = Command::new(&path);
+    match binaries::directory() {
+        Ok(dir) => problems(Command::new(dir.join(&name)), config, BOUND).await,
+        Err(error) => vec![format!("{name}: {error}")],
+    }
+}
+
+/// What a binary of ours says to `--check`, one problem a line.
+pub(crate) async fn problems(mut command: Command, config: Option<&Path>, bound: Duration) -> Vec<String> {
+    let path = PathBuf::from(command.as_std().get_program());
+    let name = path.file_name().unwrap_or_default().display();
     command.arg("--check").stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
     if let Some(config) = config {
         command.arg("--config").arg(config);
@@ -68,10 +77,10 @@ async fn check(component: Component, config: Option<&Path>) -> Vec<String> {
     for name in NOT_HANDED_ON {
         command.env_remove(name);
     }
-    let output = match timeout(BOUND, command.output()).await {
+    let output = match timeout(bound, command.output()).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return vec![format!("{} cannot be executed: {error}", path.display())],
-        Err(_) => return vec![format!("{name} --check did not end within {BOUND:?}")],
+        Err(_) => return vec![format!("{name} --check did not end within {bound:?}")],
     };
     let said = String::from_utf8_lossy(&output.stderr);
     let mut lines = said.lines().map(str::trim_end).filter(|line| !line.is_empty());

@@ -20,7 +20,6 @@ use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
@@ -28,9 +27,9 @@ use gatehouse_chassis::sockets::Inherited;
 use prometheus::IntCounter;
 use rustix::io::fcntl_dupfd_cloexec;
 use serde::{Deserialize, Serialize};
-use tokio::{process::Command, time::timeout};
+use tokio::process::Command;
 
-use crate::{binaries::Binaries, child::NOT_HANDED_ON, component::Component, output::plain, reexec, state::StateFile};
+use crate::{binaries::Binaries, component::Component, preflight::problems, reexec, state::StateFile};
 
 /// The supervisor's own binary.
 pub(crate) const SUPERVISOR: &str = "gatehouse-supervisor";
@@ -129,27 +128,10 @@ pub(crate) fn handed_on(binaries: &Binaries) -> io::Result<Vec<(String, OwnedFd)
 
 /// Whether a new supervisor would start with this configuration, and so would its components; what stands against it.
 pub(crate) async fn check(directory: PathBuf, config: Option<PathBuf>) -> Result<(), String> {
-    let path = directory.join(SUPERVISOR);
-    let mut command = Command::new(&path);
-    command.arg("--check").env("GATEHOUSE_BIN_DIR", &directory).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-    if let Some(config) = config {
-        command.arg("--config").arg(config);
-    }
-    for name in NOT_HANDED_ON {
-        command.env_remove(name);
-    }
-    let output = match timeout(CHECK, command.output()).await {
-        Ok(Ok(output)) => output,
-        Ok(Err(error)) => return Err(format!("{} cannot be executed: {error}", path.display())),
-        Err(_) => return Err(format!("{} --check did not end within {CHECK:?}", path.display())),
-    };
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let problems: Vec<_> = said.lines().map(plain).filter(|line| !line.is_empty()).collect();
-    let problems = if problems.is_empty() { output.status.to_string() } else { problems.join("; ") };
-    Err(format!("{} --check: {problems}", path.display()))
+    let mut command = Command::new(directory.join(SUPERVISOR));
+    command.env("GATEHOUSE_BIN_DIR", &directory);
+    let problems = problems(command, config.as_deref(), CHECK).await;
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
 }
 
 fn name_of(component: Component) -> String {
