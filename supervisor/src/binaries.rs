@@ -109,6 +109,12 @@ impl Pinned {
         Ok(Self { program, build: with_version(&build::id(&file)?) })
     }
 
+    /// Whether that is the build of this file, whatever version it was told under.
+    pub(crate) fn is_of(&self, build: &str) -> bool {
+        let id = |build: &str| build.rsplit_once('(').map(|(_, id)| id.to_owned());
+        id(build) == id(&self.build)
+    }
+
     /// Executes it under its usual name. Whoever adds descriptors keeps below [`FIRST_PIN`].
     pub(crate) fn command(&self, component: Component) -> Command {
         match &self.program {

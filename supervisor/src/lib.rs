@@ -69,12 +69,11 @@ use crate::{
 /// The supervisor, from the lock on its directories to the report of the drain.
 pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let mut before = process.inherited(Before::take).context("take what the supervisor before handed on")?;
-    let shared = Arc::clone(process.shared());
     let opened = open(process, config, before.as_mut()).await;
     match (opened, before) {
         (Ok(Some((parts, left))), before) => Suite::new(Parts { before, ..parts }).run(left).await,
         (Ok(None), _) => Ok(()),
-        (Err(error), Some(before)) => Err(upgrade::go_back(before, &shared.state_dir, error)),
+        (Err(error), Some(before)) => Err(upgrade::go_back(before, error)),
         (Err(error), None) => Err(error),
     }
 }
@@ -89,7 +88,7 @@ async fn open(process: Process, config: Config, before: Option<&mut Before>) -> 
     let metrics = SuiteMetrics::new(process.metrics());
     let state = StateFile::open(&shared.state_dir, metrics.state_failures.clone());
     let binaries = match (before.as_deref(), state.upgrade()) {
-        (Some(before), Some(upgrade)) if upgrade.back.is_some() => before.binaries(&upgrade.before),
+        (Some(before), Some(upgrade)) if before.back().is_some() => before.binaries(&upgrade.before),
         (Some(_), Some(upgrade)) => Binaries::pin(&upgrade.directory),
         _ => Binaries::pin(&binaries::directory()?),
     };

@@ -18,7 +18,7 @@ use crate::{
     premises,
     sockets::path_problem,
     suite::drain_budget,
-    systemd,
+    systemd, upgrade,
 };
 
 /// A check reads a file and a key; one that takes longer hangs.
@@ -27,6 +27,10 @@ const BOUND: Duration = Duration::from_secs(20);
 /// Every problem, one a line. `read` is our own configuration, when it was right.
 #[must_use]
 pub fn preflight(config: Option<&Path>, read: Option<(&Shared, &Config)>) -> Vec<String> {
+    // Whoever executed us has asked us before, and nobody would listen now: what is wrong after all is told to the one before.
+    if upgrade::is_under_way() {
+        return Vec::new();
+    }
     let mut problems = read.map(|(shared, config)| own(shared, config)).unwrap_or_default();
     match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {

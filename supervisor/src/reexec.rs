@@ -37,23 +37,29 @@ pub(crate) fn pinned(binary: BorrowedFd<'_>) -> PathBuf {
 /// Becomes that program. Returns if it cannot, with everything as it was. Whatever is not among `kept` closes itself.
 ///
 /// Call it from the thread that has the children, when nothing is on its way that the end of all other threads must not cut.
-pub(crate) fn exec(program: &Path, kept: Vec<(String, OwnedFd)>) -> io::Error {
+pub(crate) fn exec(program: &Path, kept: &[(String, OwnedFd)]) -> io::Error {
     Outlet::stderr().flush(LAST_LINES);
-    let program = program.to_owned();
-    let executed = thread::Builder::new().name("reexec".to_owned()).spawn(move || become_it(&program, kept));
-    match executed.map(thread::JoinHandle::join) {
-        Ok(Ok(error)) | Err(error) => error,
-        Ok(Err(_)) => io::Error::other("the thread that executes panicked"),
-    }
+    thread::scope(|scope| {
+        let executed = thread::Builder::new().name("reexec".to_owned()).spawn_scoped(scope, || become_it(program, kept));
+        match executed.map(thread::ScopedJoinHandle::join) {
+            Ok(Ok(error)) | Err(error) => error,
+            Ok(Err(_)) => io::Error::other("the thread that executes panicked"),
+        }
+    })
 }
 
-fn become_it(program: &Path, kept: Vec<(String, OwnedFd)>) -> io::Error {
+fn become_it(program: &Path, kept: &[(String, OwnedFd)]) -> io::Error {
     // Of the mask and of handlers, an image inherits the mask. These two wait for the new handlers: before that they would end it.
     let held_back: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
     if let Err(error) = unshare(CloneFlags::CLONE_FILES).and_then(|()| held_back.thread_set_mask()) {
         return error.into();
     }
-    let (names, fds): (Vec<_>, Vec<_>) = kept.into_iter().unzip();
+    // Copies in our own table: the others are closed by whoever called, in theirs.
+    let fds = match kept.iter().map(|(_, fd)| fd.try_clone()).collect::<io::Result<Vec<_>>>() {
+        Ok(fds) => fds,
+        Err(error) => return error,
+    };
+    let names: Vec<_> = kept.iter().map(|(name, _)| name.as_str()).collect();
     let mut arguments = env::args_os();
     let mut command = Command::new(program);
     if let Some(own) = arguments.next() {
@@ -125,7 +131,7 @@ mod tests {
             ("bin.edge".to_owned(), File::open("/proc/self/exe").unwrap().into()),
         ];
         let own = File::open("/proc/self/exe").unwrap();
-        panic!("{}", exec(&pinned(own.as_fd()), kept));
+        panic!("{}", exec(&pinned(own.as_fd()), &kept));
     }
 
     fn second() {
@@ -180,11 +186,16 @@ mod tests {
             open
         };
         let ours: Vec<_> = sockets.iter().map(|socket| (socket.as_raw_fd().to_string().into(), link(socket.as_raw_fd()))).collect();
-        let kept = sockets.iter().rev().map(|socket| ("x".to_owned(), socket.try_clone().unwrap().into())).collect();
-        let error = exec(Path::new("/nonexistent/supervisor"), kept);
+        let kept: Vec<_> = sockets.iter().rev().map(|socket| ("x".to_owned(), socket.try_clone().unwrap().into())).collect();
+        let of_kept: Vec<_> = kept.iter().map(|(_, fd): &(String, OwnedFd)| link(fd.as_raw_fd())).collect();
+        let error = exec(Path::new("/nonexistent/supervisor"), &kept);
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        let after = open();
+        drop(kept);
+        let mut after = open();
         assert!(ours.iter().all(|one| after.contains(one)), "{ours:?} {after:?}");
+        // Other tests have sockets of their own.
+        after.retain(|(_, target)| of_kept.contains(target));
+        assert_eq!(after.len(), sockets.len(), "no copy stays behind");
     }
 
     fn link(number: i32) -> PathBuf {

@@ -47,8 +47,9 @@ pub(crate) fn extend(budget: Duration) {
 
 /// The unit that runs us as its main process.
 fn own_unit() -> Option<String> {
-    // Of processes that systemd started itself; whatever they start inherits the variable, with their pid.
-    let is_main = env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid.parse() == Ok(std::process::id()));
+    // Of processes that systemd started itself, and of the check that such a one has made; whatever else they start inherits the variable, with their pid.
+    let ours = [std::process::id(), std::os::unix::process::parent_id()];
+    let is_main = env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid.parse().is_ok_and(|pid| ours.contains(&pid)));
     is_main.then(|| fs::read_to_string("/proc/self/cgroup").ok()).flatten().and_then(|groups| unit_of(&groups))
 }
 

@@ -7,35 +7,43 @@
 //!  execute DIR/gatehouse-supervisor ──────▶ adopts everything (suite::adopt)
 //!                                           restarts each component with DIR's binaries
 //!                                           all ready: "done"
-//!                                           one is not: restarts what was replaced with
-//!                                           the binaries before, state file: back, and why
-//!                                           it cannot start at all: the same ─────────────▶ adopts everything: "failed", and why
+//!                                           one is not: restarts what runs the new build
+//!                                           with the binaries before, and hands back why
+//!                                           it cannot open what it was handed: the same ──▶ adopts everything: "failed", and why
 //! ```
 //!
 //! What is handed on goes by name, as `LISTEN_FDS`: the sockets, the locks, and the binaries from before the upgrade, for by then other files may stand under
-//! their names. A supervisor that is killed in the middle leaves a note in the state file, and the next one says so.
+//! their names; on the way back also why, for the disk may be full. A supervisor that is killed in the middle leaves a note in the state file, and the next one
+//! says so.
 
 use std::{
+    env,
     fs::File,
-    io,
+    io::{self, Read as _, Seek as _, Write as _},
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use gatehouse_chassis::sockets::Inherited;
-use prometheus::IntCounter;
-use rustix::io::fcntl_dupfd_cloexec;
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    io::fcntl_dupfd_cloexec,
+};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use crate::{binaries::Binaries, component::Component, preflight::problems, reexec, state::StateFile};
+use crate::{binaries::Binaries, component::Component, preflight::problems, reexec};
 
 /// The supervisor's own binary.
 pub(crate) const SUPERVISOR: &str = "gatehouse-supervisor";
 /// The names of binaries that are handed on: `bin.edge`, `bin.supervisor`.
 const PREFIX: &str = "bin.";
 const OWN: &str = "bin.supervisor";
+/// The name of what says why it goes back.
+const BACK: &str = "back";
+/// The most of it that is read.
+const MAX_BACK: u64 = 4096;
 /// The first descriptor of a program that is executed with others (`SD_LISTEN_FDS_START`).
 const FIRST_FD: usize = 3;
 /// It asks every component, and they have twenty seconds.
@@ -48,7 +56,7 @@ pub(crate) struct Upgrade {
     pub(crate) directory: PathBuf,
     /// Where those before did.
     pub(crate) before: PathBuf,
-    /// It has failed, and why: whoever reads this is the one from before.
+    /// It has failed, and why.
     pub(crate) back: Option<String>,
 }
 
@@ -57,6 +65,8 @@ pub(crate) struct Upgrade {
 pub(crate) struct Before {
     supervisor: OwnedFd,
     binaries: Vec<(Component, OwnedFd)>,
+    /// We are the one before, executed again, and why.
+    back: Option<String>,
     /// All that was handed on, to be handed back if we cannot even open it.
     kept: Vec<(String, OwnedFd)>,
 }
@@ -68,7 +78,13 @@ impl Before {
         let Some(supervisor) = inherited.take_fd(OWN) else { return Ok(None) };
         let binary = |component: Component| Some((component, inherited.take_fd(&name_of(component))?));
         let binaries = Component::OURS.into_iter().filter_map(binary).collect();
-        Ok(Some(Self { supervisor, binaries, kept }))
+        let back = inherited.take_fd(BACK).map(|why| read(File::from(why))).transpose()?;
+        Ok(Some(Self { supervisor, binaries, back, kept }))
+    }
+
+    /// Why we were executed again, if we are the one before.
+    pub(crate) fn back(&self) -> Option<&str> {
+        self.back.as_deref()
     }
 
     /// The components' binaries. One that was a script was not handed on; it stands in that directory.
@@ -82,10 +98,11 @@ impl Before {
         self.kept.clear();
     }
 
-    /// Becomes it again. Returns if that cannot be.
-    pub(crate) fn execute(&self, mut kept: Vec<(String, OwnedFd)>) -> io::Error {
+    /// Becomes it again, and tells it why. Returns if that cannot be.
+    pub(crate) fn execute(&self, mut kept: Vec<(String, OwnedFd)>, why: &str) -> io::Error {
         let mut hand_on = || {
             kept.retain(|(name, _)| !name.starts_with(PREFIX));
+            kept.push((BACK.to_owned(), written(why)?));
             for (component, fd) in &self.binaries {
                 kept.push((name_of(*component), fd.try_clone()?));
             }
@@ -95,25 +112,26 @@ impl Before {
             io::Result::Ok(fcntl_dupfd_cloexec(&self.supervisor, above)?)
         };
         match hand_on() {
-            Ok(supervisor) => reexec::exec(&reexec::pinned(supervisor.as_fd()), kept),
+            Ok(supervisor) => reexec::exec(&reexec::pinned(supervisor.as_fd()), &kept),
             Err(error) => error,
         }
     }
 }
 
-/// We cannot even open what was handed on: the one before takes over again, and says why. Returns if that cannot be.
-pub(crate) fn go_back(mut before: Before, state_dir: &Path, why: anyhow::Error) -> anyhow::Error {
-    // Nobody will read it of us.
-    let Ok(uncounted) = IntCounter::new("state_failures", "Uncounted.") else { return why };
-    let mut state = StateFile::open(state_dir, uncounted);
-    let Some(upgrade) = state.upgrade().cloned() else { return why };
+/// We cannot even open what was handed on: the one before takes over again, and says why. Returns if that cannot be, or if we are the one before.
+pub(crate) fn go_back(mut before: Before, why: anyhow::Error) -> anyhow::Error {
+    if before.back.is_some() {
+        return why;
+    }
     tracing::error!(error = format!("{why:#}"), "the new supervisor cannot start; the one before takes over again");
-    let back = Some(format!("the new supervisor could not start: {why:#}"));
-    state.note_upgrade(Some(Upgrade { back, ..upgrade }));
-    state.write();
     let kept = std::mem::take(&mut before.kept);
-    let error = before.execute(kept);
+    let error = before.execute(kept, &format!("the new supervisor could not start: {why:#}"));
     why.context(format!("the supervisor from before cannot be executed: {error}"))
+}
+
+/// Whether a supervisor has executed this process, for an upgrade.
+pub(crate) fn is_under_way() -> bool {
+    env::var("LISTEN_FDNAMES").is_ok_and(|names| names.split(':').any(|name| name == OWN))
 }
 
 /// The binaries that run now, for the successor's way back.
@@ -136,4 +154,17 @@ pub(crate) async fn check(directory: PathBuf, config: Option<PathBuf>) -> Result
 
 fn name_of(component: Component) -> String {
     format!("{PREFIX}{}", component.name())
+}
+
+fn written(text: &str) -> io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create(BACK, MemfdFlags::CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+fn read(file: File) -> io::Result<String> {
+    let mut text = Vec::new();
+    file.take(MAX_BACK).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }

@@ -1,12 +1,13 @@
 //! An upgrade, carried out: the check and the handing over on one side, the roll and the way back on the other. See [`crate::upgrade`].
 
-use std::{io, os::fd::OwnedFd, path::PathBuf};
+use std::{io, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 use futures_util::FutureExt as _;
 
 use super::{
     Suite,
     jobs::{Job, Task},
+    slot::Slot,
 };
 use crate::{
     binaries::{self, Binaries},
@@ -14,8 +15,13 @@ use crate::{
     component::SlotId,
     control::{Change, Order},
     reexec,
-    upgrade::{self, Upgrade},
+    upgrade::{self, Before, Upgrade},
 };
+
+/// What was read and not written yet has so long to be written.
+const HAND_OVER: Duration = Duration::from_secs(5);
+/// Of the scheduler, until every task that was woken has run.
+const TURNS: usize = 8;
 
 /// What was prepared, and is to be executed now.
 #[derive(Debug)]
@@ -51,9 +57,15 @@ impl Suite {
             let why = match next {
                 Ok(next) => {
                     // What children said and how they ended goes with us, or nowhere.
-                    self.parts.launcher.output().hand_over().await;
+                    let pulse = self.pulse.clone();
+                    pulse.during(HAND_OVER, self.parts.launcher.output().hand_over()).await;
                     self.parts.ledger.flush();
+                    // A signal that came meanwhile is heard now; no other image would hear of it.
+                    for _ in 0..TURNS {
+                        tokio::task::yield_now().await;
+                    }
                     let why = match next {
+                        _ if self.parts.process.shutdown().is_draining() => "the suite drains".to_owned(),
                         Next::New(directory) => self.execute_new(&job, directory),
                         Next::Before => self.execute_before(),
                     };
@@ -82,7 +94,7 @@ impl Suite {
         self.remember();
         let why = if self.parts.state.is_written() {
             tracing::info!(program = %program.display(), "the new supervisor takes over");
-            format!("{} cannot be executed: {}", program.display(), reexec::exec(&program, kept))
+            format!("{} cannot be executed: {}", program.display(), reexec::exec(&program, &kept))
         } else {
             "its note for the new supervisor cannot be written to the disk".to_owned()
         };
@@ -92,12 +104,17 @@ impl Suite {
 
     /// Returns if it cannot: then the new supervisor goes on, with the components from before.
     fn execute_before(&mut self) -> String {
-        let why = self.parts.state.upgrade().and_then(|upgrade| upgrade.back.clone()).unwrap_or_default();
+        let left = self.of_another_build();
+        let rolled_back = match left.as_slice() {
+            [] => "; rolled back".to_owned(),
+            left => format!("; rolled back, but for {}", left.iter().map(SlotId::to_string).collect::<Vec<_>>().join(", ")),
+        };
+        let why = self.parts.state.upgrade().and_then(|upgrade| upgrade.back.clone()).unwrap_or_default() + &rolled_back;
         let error = match (self.kept(), self.parts.before.take()) {
             (Ok(kept), Some(before)) => {
                 self.remember();
                 tracing::warn!("the supervisor from before takes over again");
-                before.execute(kept)
+                before.execute(kept, &why)
             }
             (Ok(_), None) => io::Error::other("it was not handed on"),
             (Err(error), _) => error,
@@ -120,19 +137,13 @@ impl Suite {
             self.parts.before = None;
             return;
         }
-        let under_way = self.parts.state.upgrade().cloned();
-        let (roll, why) = match under_way {
-            None => {
-                // It was still being checked.
-                orders.into_iter().rev().for_each(|order| self.jobs.queue_first(order));
-                return;
-            }
-            Some(Upgrade { back: Some(why), .. }) => (false, why),
-            Some(_) => (
-                self.parts.before.is_some(),
-                "the supervisor ended in the middle; see `gatehouse status` for who runs which build".to_owned(),
-            ),
+        let Some(under_way) = self.parts.state.upgrade().cloned() else {
+            // It was still being checked.
+            orders.into_iter().rev().for_each(|order| self.jobs.queue_first(order));
+            return;
         };
+        let back = self.parts.before.as_ref().and_then(Before::back).map(ToOwned::to_owned);
+        let roll = self.parts.before.is_some() && back.is_none();
         if roll {
             let runs = |state| matches!(state, State::Starting { .. } | State::Ready { .. });
             let slots = self.slots.iter().filter(|slot| slot.id.component.is_ours() && !slot.leaving && runs(slot.machine.state()));
@@ -140,6 +151,8 @@ impl Suite {
             self.jobs.begin(Job::new(orders, Task::Roll, slots));
             return;
         }
+        let died = "the supervisor ended in the middle; see `gatehouse status` for who runs which build";
+        let why = back.unwrap_or_else(|| under_way.back.map_or_else(|| died.to_owned(), |why| format!("{why}; {died}")));
         self.parts.state.note_upgrade(None);
         self.parts.before = None;
         let steps = orders.first().and_then(|order| self.parts.ends.desk.steps(&order.id)).unwrap_or_default();
@@ -151,7 +164,7 @@ impl Suite {
         self.parts.state.note_upgrade(None);
         self.parts.before = None;
         let build = &self.build;
-        self.conclude(job, &format!("the supervisor and {} processes run {build}", job.steps.len()));
+        self.conclude(job, &format!("{} processes and the supervisor were replaced; it is {build}", job.steps.len()));
     }
 
     /// Those who run the new build are replaced by the one before; then so are we.
@@ -164,13 +177,10 @@ impl Suite {
             None => return self.stay(&job, &format!("{why}; not rolled back: the binaries before are not known")),
         };
         *self.parts.launcher.binaries().borrow_mut() = binaries;
-        let back = format!("{why}; rolled back");
         tracing::error!(why, "the upgrade failed; rolling back");
-        self.parts.state.note_upgrade(Some(Upgrade { back: Some(back), ..upgrade }));
-        let replaced = job.steps.iter().rev().filter(|step| step.succeeded);
-        let replaced = replaced
-            .filter_map(|step| Some(SlotId { component: crate::component::Component::named(&step.component)?, instance: step.instance }));
-        let left = replaced.collect();
+        self.parts.state.note_upgrade(Some(Upgrade { back: Some(why.to_owned()), ..upgrade }));
+        // Also those that came back by themselves meanwhile.
+        let left = self.of_another_build().into_iter().rev().collect();
         self.jobs.begin(Job { task: Task::Back, left, current: None, failed: false, ..job });
     }
 
@@ -185,6 +195,16 @@ impl Suite {
             .boxed_local(),
         );
         self.jobs.begin(Job { task: Task::HandOver, ..job });
+    }
+
+    /// Whose process runs another binary than would be started now.
+    fn of_another_build(&self) -> Vec<SlotId> {
+        let binaries = self.parts.launcher.binaries().borrow();
+        let differs = |slot: &&Slot| {
+            let build = slot.process(slot.machine.lead()).map(|process| &process.launched.build);
+            build.zip(binaries.of(slot.id.component).ok()).is_some_and(|(build, pinned)| !pinned.is_of(build))
+        };
+        self.slots.iter().filter(|slot| slot.id.component.is_ours() && !slot.leaving).filter(differs).map(|slot| slot.id).collect()
     }
 
     fn stay(&mut self, job: &Job, why: &str) {

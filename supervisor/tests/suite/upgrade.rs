@@ -18,7 +18,12 @@ use gatehouse_proto::internal::v1::{ChangeStatus, StatusResponse, Target, Upgrad
 
 use serde_json::Value;
 
-use crate::{fake, world::World};
+use nix::sys::signal::Signal;
+
+use crate::{
+    fake,
+    world::{World, instance, send},
+};
 
 const SUPERVISOR: &str = env!("CARGO_BIN_EXE_gatehouse-supervisor");
 const OURS: [&str; 5] = ["auditor-0", "pusher-0", "pusher-1", "edge-0", "admin-0"];
@@ -93,7 +98,7 @@ async fn a_new_supervisor_takes_the_same_process_and_then_each_component_is_repl
     let answers = ask_on(&before.listeners[0].address);
     let verdict = upgrade(&world, &next).await;
     assert_eq!(verdict.state, "done", "{verdict:?}\n{}", world.read("stderr"));
-    assert!(verdict.verdict.starts_with("the supervisor and 5 processes run 0.1.0 ("), "{}", verdict.verdict);
+    assert!(verdict.verdict.starts_with("5 processes and the supervisor were replaced; it is 0.1.0 ("), "{}", verdict.verdict);
     assert_eq!((verdict.reason.as_str(), verdict.steps.len()), ("as tested", 5));
     let order: Vec<_> = verdict.steps.iter().map(|step| format!("{}-{}", step.component, step.instance)).collect();
     assert_eq!(order, OURS);
@@ -263,4 +268,62 @@ async fn the_trail_passes_as_it_is_across_an_upgrade_and_one_that_fails() {
         .map(|event| (event.rsplit_once(' ').unwrap().1.parse().unwrap(), event.split_once(' ').unwrap().0.parse().unwrap()))
         .collect();
     assert_eq!((&next, next.len()), (&counted, 2));
+}
+
+#[tokio::test]
+async fn a_configuration_that_neither_supervisor_can_start_with_ends_it_and_no_component() {
+    let mut world = World::new();
+    let next = release(&world);
+    let before = world.ready().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // A check binds nothing.
+    let wrong = format!("[listen]\nadmin = \"{}\"", taken.local_addr().unwrap());
+    fs::write(world.path("gateway.toml"), wrong).unwrap();
+    let id = begin(&world, &next).await;
+    assert_eq!(world.ended().await.code(), Some(78), "{}", world.read("stderr"));
+    let executed = world.read("stderr").matches("the one before takes over again").count();
+    assert_eq!(executed, 1, "{}", world.read("stderr"));
+    let after = world.ready().await;
+    assert_eq!(processes(&after), processes(&before));
+    assert_eq!(world.verdict(&id).await.state, "failed");
+    assert!(world.stop().await.success());
+}
+
+#[tokio::test]
+async fn what_crashed_and_came_back_from_the_new_binaries_is_rolled_back_too() {
+    let world = World::new();
+    let next = release(&world);
+    // The roll stands still at the first; meanwhile the last comes back by itself.
+    world.behave("auditor-next", "silent");
+    let mut world = world.config("[supervisor]\nready_timeout = \"5s\"");
+    let before = world.ready().await;
+    let id = begin(&world, &next).await;
+    world.event("start-next auditor-0").await;
+    send(instance(&before, "admin", 0).pid.unwrap(), Signal::SIGKILL);
+    world.event("start-next admin-0").await;
+    let verdict = world.verdict(&id).await;
+    assert!(verdict.state == "failed" && verdict.verdict.ends_with("; rolled back"), "{verdict:?}");
+    world.until("all serve", |status| status.ready && status.instances.len() == 5).await;
+    assert_eq!(last_start(&world, "admin-0"), "start");
+    assert!(world.stop().await.success());
+}
+
+#[tokio::test]
+async fn why_it_was_rolled_back_is_told_without_a_disk() {
+    let world = World::new();
+    let next = release(&world);
+    world.behave("auditor-next", "silent");
+    let mut world = world.config("[supervisor]\nready_timeout = \"3s\"");
+    world.ready().await;
+    let id = begin(&world, &next).await;
+    world.event("start-next auditor-0").await;
+    // Nothing is written any more: its draft is a directory.
+    fs::create_dir(world.path("state/supervisor.state.json.new")).unwrap();
+    let verdict = world.verdict(&id).await;
+    assert!(verdict.state == "failed" && verdict.verdict.ends_with("; rolled back"), "{verdict:?}");
+    let own = fs::read_link(format!("/proc/{}/exe", world.pid())).unwrap();
+    assert_eq!(own, Path::new(SUPERVISOR));
+    assert_eq!(world.events().iter().filter(|event| *event == "start-next auditor-0").count(), 1, "it was not tried again");
+    fs::remove_dir(world.path("state/supervisor.state.json.new")).unwrap();
+    assert!(world.stop().await.success());
 }
