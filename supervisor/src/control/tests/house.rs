@@ -19,7 +19,12 @@ use gatehouse_proto::internal::v1::{
 use prost::Message as _;
 use tempfile::TempDir;
 
-use crate::control::{Access, Control, ControlEnds, Snapshot};
+use crate::{
+    config::Logs,
+    control::{Access, Control, ControlEnds, Records, Snapshot},
+    ledger::Ledger,
+    output::Output,
+};
 
 /// No server is there.
 pub const NO_REDIS: &str = "127.0.0.1:1";
@@ -43,7 +48,9 @@ impl House {
         let this = Self { dir, process, ends: None };
         let listener = UnixListener::bind(this.socket()).unwrap().into();
         std::fs::set_permissions(this.socket(), std::fs::Permissions::from_mode(0o660)).unwrap();
-        let (control, ends) = Control::open(&this.process, access, &this.socket()).unwrap();
+        let output = Output::open(&Logs::default(), this.process.shared(), this.process.metrics());
+        let records = Records { output, ledger: Ledger::open(this.dir.path()) };
+        let (control, ends) = Control::open(&this.process, access, &this.socket(), records).unwrap();
         this.process.inherited(|inherited| inherited.insert("local", listener));
         this.process.serve_local_to_the_end(|routes| routes.add_service(control.into_server())).unwrap();
         let instance = |component: &str, instance| InstanceStatus { component: component.into(), instance, ..InstanceStatus::default() };
