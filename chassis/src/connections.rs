@@ -12,7 +12,7 @@ use std::{
     io,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -231,16 +231,26 @@ impl Host {
             }
             traffic.quiet(&self.limits.farewell).await;
         };
-        let ended = tokio::select! {
-            // What a client has sent is read before its connection is closed.
-            biased;
-            ended = connection.as_mut() => ended,
-            () = leaving => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    ended = connection.as_mut() => ended,
-                    () = lived(self.limits.lifetime) => return false,
-                }
+        let mut leaving = pin!(leaving);
+        // On HTTP/1, what a client has sent is read before its connection is closed. On HTTP/2 all of it is read anyway, and a client hears that it is to
+        // leave no later than its answer.
+        let ended = poll_fn(|cx| {
+            let leaves_first = traffic.is_http2();
+            if leaves_first && leaving.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            match connection.as_mut().poll(cx) {
+                Poll::Pending if !leaves_first => leaving.as_mut().poll(cx).map(|()| None),
+                ended => ended.map(Some),
+            }
+        });
+        let ended = if let Some(ended) = ended.await {
+            ended
+        } else {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = lived(self.limits.lifetime) => return false,
             }
         };
         let Err(error) = ended else { return true };
@@ -270,15 +280,15 @@ impl Host {
             if open.is_last(version) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok(response.map(|body| Answer { body, _open: open }))
+            Ok(response.map(|body| Answer { body, open: Some(open) }))
         }
     }
 }
 
-/// The body of an answer, which is open until it is dropped.
+/// The body of an answer, which is open until its last frame is taken, or it is dropped.
 struct Answer {
     body: Body,
-    _open: Open,
+    open: Option<Open>,
 }
 
 impl http_body::Body for Answer {
@@ -286,7 +296,11 @@ impl http_body::Body for Answer {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.as_ref().is_none_or(|frame| frame.as_ref().map_or(true, Frame::is_trailers)) || self.body.is_end_stream() {
+            self.open = None;
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -13,7 +13,7 @@
 //! an idle connection is still read for a while (nginx: `keepalive_min_timeout`, `HAProxy`: `option idle-close-on-response`), and why a closed one is read until
 //! the client has seen it (nginx: `lingering_close`): bytes that nobody reads are answered with a reset, which takes the last answer with it.
 //! On HTTP/2 nothing is lost that way, but many a client library gives up a request that it had queued when the GOAWAY came, although the server never saw it: the
-//! best moment is right after an answer, when the client is least likely to have the next request on its way.
+//! best moment is right after an answer, when the client is least likely to have the next request on its way; or rather right before its end, so that the GOAWAY is not the later of the two.
 //! The turns are spread so that ten thousand clients do not come back in the same instant (`HAProxy`: `close-spread-time`).
 
 use std::{
@@ -107,6 +107,10 @@ impl Traffic {
         &self.notice
     }
 
+    pub(super) fn is_http2(&self) -> bool {
+        self.is_http2.load(Ordering::Relaxed)
+    }
+
     /// One more request, until the guard is dropped.
     pub(super) fn begin(self: &Arc<Self>, version: Version) -> Open {
         self.open.fetch_add(1, Ordering::SeqCst);
@@ -128,7 +132,7 @@ impl Traffic {
         loop {
             let open = self.open.load(Ordering::SeqCst);
             // A request that comes after this look leaves its mark for `notified`.
-            if self.is_http2.load(Ordering::Relaxed) {
+            if self.is_http2() {
                 if open == 0 && stirred || tokio::time::timeout_at(since + farewell.grace, self.changed.notified()).await.is_err() {
                     return;
                 }

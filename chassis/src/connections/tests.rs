@@ -161,3 +161,62 @@ async fn an_answer_to_a_body_that_nobody_read_is_not_lost_to_a_reset() {
     drop(writer);
     inn.ended().await;
 }
+
+/// The frames of an HTTP/2 connection, as pairs of type and flags.
+fn frames(mut bytes: &[u8]) -> Vec<(u8, u8)> {
+    let mut frames = Vec::new();
+    while let [a, b, c, kind, flags, _, _, _, _, rest @ ..] = bytes {
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        frames.push((*kind, *flags));
+        bytes = rest.get(length..).unwrap_or_default();
+    }
+    frames
+}
+
+/// A client that heard of it later might have begun its next request, and its library give that up.
+#[tokio::test]
+async fn an_http2_client_hears_that_it_is_to_leave_no_later_than_its_last_answer() {
+    const DATA: u8 = 0;
+    const GOAWAY: u8 = 7;
+    const END_STREAM: u8 = 1;
+    let inn = Inn::open().await;
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let (mut from_inn, mut to_inn) = TcpStream::connect(inn.address).await.unwrap().into_split();
+    let (mut from_client, mut to_client) = tokio::io::split(far);
+    let recording = async {
+        let mut heard = Vec::new();
+        loop {
+            let begin = heard.len();
+            if from_inn.read_buf(&mut heard).await.unwrap() == 0 {
+                return heard;
+            }
+            // The client may have left.
+            let _gone = to_client.write_all(&heard[begin..]).await;
+        }
+    };
+    let sending = async {
+        tokio::io::copy(&mut from_client, &mut to_inn).await.unwrap();
+        to_inn.shutdown().await.unwrap();
+    };
+    let client = async {
+        let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
+        let asking = async {
+            let request = || Request::get("http://inn/slow").body(()).unwrap();
+            let (answer, _) = sender.send_request(request(), true).unwrap();
+            sleep(SHORT).await;
+            inn.shutdown.drain();
+            sleep(SHORT).await;
+            inn.may_answer.add_permits(1);
+            let mut body = answer.await.unwrap().into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "late");
+            drop((body, sender));
+        };
+        let (ended, ()) = tokio::join!(connection, asking);
+        ended.unwrap();
+    };
+    let (heard, (), ()) = tokio::join!(recording, sending, client);
+    let frames = frames(&heard);
+    let place = |kind, flag| frames.iter().position(|frame| frame.0 == kind && frame.1 & flag == flag).expect("it came");
+    assert!(place(GOAWAY, 0) < place(DATA, END_STREAM), "{frames:?}");
+    inn.ended().await;
+}

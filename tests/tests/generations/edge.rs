@@ -25,6 +25,7 @@ async fn replacing_the_edge_costs_no_request_no_command_and_no_event() {
     let seen = load.stop().await;
     eprintln!("{}\n{seen}", summary("edge", &mut took));
     assert_eq!(seen.failures().len(), 0, "{seen}");
+    assert!(seen.of("commands that a plain client never sent") <= ROUNDS * crowd.plain / 10, "{seen}");
     assert!(seen.of("streams on grpc told to come back") >= 40 * ROUNDS, "{seen}");
     assert!(seen.of("connections told to close") > seen.of("idle connections closed"), "{seen}");
 }

@@ -105,6 +105,7 @@ async fn restarting_is_not_noticed(component: &str) -> (House, std::sync::Arc<Se
 #[tokio::test(flavor = "multi_thread")]
 async fn restarting_the_edge_costs_no_request_no_command_and_no_event() {
     let (_house, seen) = restarting_is_not_noticed("edge").await;
+    assert!(seen.of("commands that a plain client never sent") <= ROUNDS * CROWD.plain / 10, "{seen}");
     assert!(seen.of("streams on grpc told to come back") >= CROWD.streams * ROUNDS, "{seen}");
     assert_eq!(seen.of("streams on push told to come back"), 0, "{seen}");
 }
