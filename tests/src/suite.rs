@@ -44,6 +44,7 @@ pub struct Suite {
     listeners: BTreeMap<String, String>,
     scratch: Scratch,
     env: BTreeMap<String, String>,
+    shell: Option<String>,
 }
 
 impl Suite {
@@ -153,7 +154,7 @@ impl Suite {
     pub async fn start_again(mut self) -> Self {
         assert!(!self.child_runs(), "it still runs");
         let scratch = std::mem::take(&mut self.scratch);
-        Prepared { scratch, key: self.key.clone(), env: self.env.clone() }.start().await
+        Prepared { scratch, key: self.key.clone(), env: self.env.clone(), shell: self.shell.clone() }.start().await
     }
 
     /// Sends the supervisor a signal.
