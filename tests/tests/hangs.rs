@@ -41,11 +41,6 @@ async fn hung(name: &str) -> (Report, Instant) {
     (report, begun)
 }
 
-fn assert_no_failure_of(report: &Report, kinds: &[Kind]) {
-    let noticed: Vec<_> = report.failures.iter().filter(|failure| kinds.contains(&failure.kind)).collect();
-    assert!(noticed.is_empty(), "{noticed:?}\n{report}");
-}
-
 #[tokio::test]
 async fn an_edge_that_hangs_is_replaced_and_only_what_was_inside_it_fails() {
     let (report, begun) = hung("edge").await;
@@ -56,19 +51,21 @@ async fn an_edge_that_hangs_is_replaced_and_only_what_was_inside_it_fails() {
 #[tokio::test]
 async fn a_pusher_that_hangs_is_replaced_and_its_streams_go_on() {
     let (report, _) = hung("pusher/0").await;
-    assert_no_failure_of(&report, &[Kind::Http, Kind::HttpAnew, Kind::Command, Kind::Event]);
+    // A stream straight to it may have waited for its answer.
+    let noticed: Vec<_> = report.of_clients().into_iter().filter(|failure| failure.kind != Kind::Resume).collect();
+    assert!(noticed.is_empty(), "{report}");
 }
 
 #[tokio::test]
 async fn an_auditor_that_hangs_is_replaced_and_no_client_waits_for_it() {
     let (report, _) = hung("auditor").await;
-    assert_no_failure_of(&report, &[Kind::Http, Kind::HttpAnew, Kind::Command, Kind::Event, Kind::Resume]);
+    assert!(report.of_clients().is_empty(), "{report}");
 }
 
 #[tokio::test]
 async fn an_admin_that_hangs_is_replaced_and_no_client_waits_for_it() {
     let (report, _) = hung("admin").await;
-    assert_no_failure_of(&report, &[Kind::Http, Kind::HttpAnew, Kind::Command, Kind::Event, Kind::Resume]);
+    assert!(report.of_clients().is_empty(), "{report}");
 }
 
 #[tokio::test]

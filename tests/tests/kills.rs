@@ -47,11 +47,7 @@ async fn the_death_of_the_edge_fails_only_what_was_inside_it() {
 #[tokio::test]
 async fn the_death_of_what_no_client_speaks_to_is_not_noticed_by_clients() {
     let (suite, _backends, report, _) = killed(&["auditor", "admin"]).await;
-    let noticed: Vec<_> = report
-        .failures
-        .iter()
-        .filter(|failure| [Kind::Http, Kind::HttpAnew, Kind::Command, Kind::Event, Kind::Resume].contains(&failure.kind))
-        .collect();
+    let noticed = report.of_clients();
     assert!(noticed.is_empty(), "{noticed:?}\n{report}");
     let sum = report.sum();
     assert_eq!((sum.refused, sum.resets, sum.streams.moved, sum.streams.cut), (0, 0, 0, 0), "{report}");

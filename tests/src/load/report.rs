@@ -94,14 +94,21 @@ impl Report {
         }
     }
 
-    /// The failures that are not those of requests inside a process killed at one of those times: on a connection that was open by then, ended after it.
+    /// The failures that clients saw, operators left out.
+    #[must_use]
+    pub fn of_clients(&self) -> Vec<&Failure> {
+        self.failures.iter().filter(|failure| failure.kind.is_of_clients()).collect()
+    }
+
+    /// The clients' failures that are not those of requests inside a process killed at one of those times: on a connection that was open by then, ended after it.
+    /// Operators speak to the processes themselves, and may find one away.
     #[must_use]
     pub fn outside(&self, kills: &[Instant]) -> Vec<&Failure> {
         let inside = |failure: &Failure| {
             let open = |kill: &Instant| failure.connected.is_some_and(|connected| connected <= *kill) && *kill <= failure.ended;
             failure.fault.is_cut_off() && kills.iter().any(open)
         };
-        self.failures.iter().filter(|failure| !inside(failure)).collect()
+        self.of_clients().into_iter().filter(|failure| !inside(failure)).collect()
     }
 
     /// Fails the test unless every answered command stands in the trail exactly once, and `gatehouse admin audit verify` finds the chain intact.

@@ -43,6 +43,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether it is clients who do it, and not operators.
+    #[must_use]
+    pub const fn is_of_clients(self) -> bool {
+        matches!(self, Self::Http | Self::HttpAnew | Self::Command | Self::Event | Self::Resume)
+    }
+
     /// As a table names it.
     #[must_use]
     pub const fn label(self) -> &'static str {
