@@ -33,7 +33,7 @@ pub async fn run(idle: &Idle) -> Report {
     let begun = Instant::now();
     sleep(Duration::from_secs(idle.seconds)).await;
     for ((name, pid), before) in pids.iter().zip(before) {
-        let share = (precise_cpu(*pid) - before).as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0;
+        let share = precise_cpu(*pid).saturating_sub(before).as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0;
         report.row(name, &[share, rss_mib(*pid), pss_mib(*pid)]);
     }
     report

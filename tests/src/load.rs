@@ -231,11 +231,14 @@ impl Plan {
         web.extend(operators.web(tally, told));
         let verified = Arc::new(events::Verified::new(suite.key.clone()));
         let mut streams = Vec::new();
-        for (count, listener) in [(sizes.streams, "grpc"), (sizes.direct, "push")] {
+        // Each connection to the pushers is one pusher's: some more of them, so that every pusher has some.
+        for (count, listener, on_a_line) in
+            [(sizes.streams, "grpc", sizes.streams_a_line), (sizes.direct, "push", sizes.streams_a_line / 10)]
+        {
             let address = suite.address(listener);
             for i in 0..count {
                 let line = match streams.last() {
-                    Some(last) if i % sizes.streams_a_line != 0 => events::Stream::line(last),
+                    Some(last) if i % on_a_line.max(1) != 0 => events::Stream::line(last),
                     _ => Line::new(address, Arc::clone(tally)),
                 };
                 let user = streams.len() % users.len();

@@ -1,11 +1,9 @@
 //! `kill -9` of each process in turn, under traffic: all is served again, the audit chain verifies, and no answered command is missing from it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::time::Duration;
-
 use gatehouse_proto::gateway::v1::server_time::Resume;
 use gatehouse_tests::{
-    Device, Downstream, EventStream, Resp, Suite, Trail, scratch, servers,
+    Device, Downstream, EventStream, Resp, Suite, Trail, servers,
     suite::publish,
     traffic::{Commands, Events, Seen, events_are_served},
     wait,
@@ -248,23 +246,4 @@ async fn a_cursor_outlives_every_process() {
     let suite = start().await;
     let mut stream = suite.subscribe(&device, &cursor).await.unwrap();
     assert_eq!((stream.bootstrap.resume(), stream.payload().await.as_str()), (Resume::Complete, "two"));
-}
-
-#[tokio::test]
-async fn a_supervisor_that_follows_a_killed_one_ends_what_it_left_and_serves() {
-    let downstream = Downstream::start();
-    let suite = Suite::builder().downstream("orders", &downstream, &["demo.echo"]).start().await;
-    let device = Device::registered(&mut suite.embedded_redis());
-    let request = device.command("demo.echo", "x");
-    suite.execute(&request).await.unwrap();
-    let left: Vec<_> = suite.pids().await.into_values().collect();
-    suite.signal(Signal::SIGKILL);
-    suite.wait_exit(Duration::from_secs(5)).await;
-    let suite = suite.start_again().await;
-    for pid in left {
-        assert!(!scratch::is_alive(pid), "process {pid} of the supervisor before is still there");
-    }
-    suite.execute(&device.command("demo.echo", "x")).await.expect("the session is still known");
-    Trail::record(&suite, &request.request_id).await;
-    Trail::read(&suite).await.check(&suite).await;
 }

@@ -6,8 +6,10 @@ use gatehouse_proto::downstream::v1::{
     ExecuteRequest, ExecuteResponse,
     command_handler_server::{CommandHandler, CommandHandlerServer},
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{
+    Request, Response, Status,
+    transport::{Server, server::TcpIncoming},
+};
 
 struct Echo;
 
@@ -22,7 +24,7 @@ fn main() -> anyhow::Result<()> {
     let socket = TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(true)?;
     tokio::runtime::Runtime::new()?.block_on(async {
-        let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(socket)?);
+        let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(socket)?).with_nodelay(Some(true));
         Server::builder().add_service(CommandHandlerServer::new(Echo)).serve_with_incoming(incoming).await?;
         Ok(())
     })

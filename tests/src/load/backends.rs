@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, service::Routes};
 use crate::{Builder, downstream::serve};
 
 /// What the callers send.
-pub(super) const COMMAND: &str = "load.echo";
+pub(super) const COMMAND: &str = "demo.echo";
 /// What the HTTP callers ask for lies below.
 pub(super) const PREFIX: &str = "/load";
 

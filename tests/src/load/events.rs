@@ -19,7 +19,7 @@ use super::{
     Fault, Kind, PATIENCE, Stage,
     line::Line,
     publisher::{EVENT, Number},
-    tally::{StreamCounts, Tally},
+    tally::{Op, StreamCounts, Tally},
 };
 use crate::{Device, GatewayKey, stream::order};
 
@@ -103,7 +103,7 @@ impl Stream {
     }
 
     pub(super) async fn run(mut self) {
-        let mut away: Option<Instant> = None;
+        let mut away: Option<Op> = None;
         loop {
             let mut streaming = match self.open().await {
                 Ok(streaming) => streaming,
@@ -117,8 +117,8 @@ impl Stream {
                     continue;
                 }
             };
-            if let Some(since) = away {
-                self.tally.record(Kind::Resume, since.elapsed());
+            if let Some(away) = away.take() {
+                self.tally.succeeded(away);
             }
             self.tally.stream_opened();
             let end = self.read(&mut streaming).await;
@@ -131,11 +131,11 @@ impl Stream {
                     return;
                 }
                 End::Status(status) => {
-                    away = Some(Instant::now());
+                    away = Some(self.tally.begin(Kind::Resume));
                     sleep(self.ended(&status)).await;
                 }
                 End::Silent => {
-                    away = Some(Instant::now());
+                    away = Some(self.tally.begin(Kind::Resume));
                     self.count(|streams| streams.ended += 1);
                 }
             }
@@ -228,11 +228,11 @@ impl Stream {
             let op = self.tally.begin(Kind::Event);
             return self.tally.failed(op, Fault::Wrong("an event's payload".into()), None);
         };
-        self.tally.record(Kind::Event, number.age());
-        if number.number >= self.next {
-            let missing = number.number - self.next;
+        self.tally.record(Kind::Event, number.phase, number.age());
+        if number.nth >= self.next {
+            let missing = number.nth - self.next;
             self.count(|streams| streams.lost += missing);
-            self.next = number.number + 1;
+            self.next = number.nth + 1;
         } else if number.attempts == 0 {
             self.count(|streams| streams.repeated += 1);
         }

@@ -22,27 +22,30 @@ const AGAIN: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Number {
     /// The user's 0, 1, 2, …
-    pub(super) number: u64,
+    pub(super) nth: u64,
     /// Writes of it before: whether Redis took one of those, nobody knows, so that it may be there more than once.
     pub(super) attempts: u32,
+    /// The phase in which it was written.
+    pub(super) phase: usize,
     sent_micros: u64,
 }
 
 impl Number {
-    fn new(number: u64, attempts: u32) -> Self {
-        Self { number, attempts, sent_micros: now_micros() }
+    fn new(nth: u64, attempts: u32, phase: usize) -> Self {
+        Self { nth, attempts, phase, sent_micros: now_micros() }
     }
 
     fn text(self) -> String {
         let mut text = String::new();
-        write!(text, "{} {} {}", self.number, self.attempts, self.sent_micros).unwrap();
+        write!(text, "{} {} {} {}", self.nth, self.attempts, self.phase, self.sent_micros).unwrap();
         text
     }
 
     pub(super) fn read(payload: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(payload).ok()?.split(' ');
-        let number = words.next()?.parse().ok()?;
-        Some(Self { number, attempts: words.next()?.parse().ok()?, sent_micros: words.next()?.parse().ok()? })
+        let mut word = || words.next();
+        let (nth, attempts) = (word()?.parse().ok()?, word()?.parse().ok()?);
+        Some(Self { nth, attempts, phase: word()?.parse().ok()?, sent_micros: word()?.parse().ok()? })
     }
 
     pub(super) fn age(self) -> Duration {
@@ -77,7 +80,7 @@ fn run(redis: &RedisDoor, users: &[String], period: Duration, stopped: &mpsc::Re
     let (mut client, mut attempts, mut user) = (redis.open().ok(), 0, 0);
     let mut due = Instant::now();
     loop {
-        let number = Number::new(published[user], attempts);
+        let number = Number::new(published[user], attempts, tally.phase());
         let written = client.as_mut().is_some_and(|client| publish_one(client, &users[user], number));
         let wait = if written {
             published[user] += 1;
@@ -116,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_number_is_read_as_it_was_written() {
-        let number = Number::new(17, 2);
+        let number = Number::new(17, 2, 1);
         assert_eq!(Number::read(number.text().as_bytes()), Some(number));
         assert_eq!(Number::read(b"17"), None);
     }

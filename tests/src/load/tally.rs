@@ -221,11 +221,13 @@ impl Tally {
         }
     }
 
-    /// A time that was measured elsewhere.
-    pub(super) fn record(&self, kind: Kind, took: Duration) {
-        let mut now = self.now();
-        let current = now.current;
-        now.phases[current].record(kind, took);
+    /// A time that was measured elsewhere, of an operation that began in that phase.
+    pub(super) fn record(&self, kind: Kind, phase: usize, took: Duration) {
+        self.now().of(phase).record(kind, took);
+    }
+
+    pub(super) fn phase(&self) -> usize {
+        self.now().current
     }
 
     pub(super) fn command_answered(&self, op: Op, request_id: &str) {
