@@ -29,6 +29,17 @@ impl Backoff {
         self.next_with(random_unit())
     }
 
+    /// The last delay; before the first, the base.
+    #[must_use]
+    pub const fn last(&self) -> Duration {
+        self.last
+    }
+
+    /// Goes on where another one stood.
+    pub fn resume(&mut self, last: Duration) {
+        self.last = last.clamp(self.base, self.ceiling);
+    }
+
     /// Back to the first delay, after success.
     pub const fn reset(&mut self) {
         self.last = self.base;

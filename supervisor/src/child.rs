@@ -7,5 +7,5 @@ mod output;
 
 pub(crate) use exit::{Exit, Reason};
 pub(crate) use launch::{Launched, Launcher, NOT_HANDED_ON, open};
-pub(crate) use machine::{Action, Event, KILL_GRACE, Machine, Policy, Quarantine, State};
+pub(crate) use machine::{Action, Event, KILL_GRACE, Machine, Memory, Other, Policy, Quarantine, State, Then};
 pub(crate) use output::{Tail, plain};

@@ -1,9 +1,12 @@
 //! What the suite consists of: who needs whom at the start, and who ends when.
 
+use std::fmt;
+
 use gatehouse_chassis::config::Shared;
 
 /// One kind of child.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Component {
     /// The embedded `redis-server`, when no address was configured.
     Redis,
@@ -37,6 +40,19 @@ impl Component {
         }
     }
 
+    /// Every kind.
+    pub(crate) const ALL: [Self; 5] = [Self::Redis, Self::Auditor, Self::Pusher, Self::Edge, Self::Admin];
+
+    /// The one of that name.
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|component| component.name() == name)
+    }
+
+    /// Whether two processes of one instance may run at the same time. An embedded Redis owns its files alone.
+    pub(crate) fn overlaps(self) -> bool {
+        self != Self::Redis
+    }
+
     /// Who must be ready before it is first started. Later losses are tolerated: whoever is left reconnects.
     pub(crate) const fn needs(self) -> &'static [Self] {
         match self {
@@ -63,16 +79,35 @@ impl Component {
     }
 }
 
-/// Every child of this configuration, in the order of the start.
-pub(crate) fn roll(shared: &Shared) -> Vec<(Component, u32)> {
-    let redis = shared.redis.embedded.then_some((Component::Redis, 0));
-    let ours = Component::OURS.into_iter().flat_map(|component| (0..shared.instances(component.name())).map(move |i| (component, i)));
-    redis.into_iter().chain(ours).collect()
+/// One component's instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SlotId {
+    pub(crate) component: Component,
+    pub(crate) instance: u32,
+}
+
+impl fmt::Display for SlotId {
+    /// As on the command line: `edge`, `pusher/1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.component {
+            Component::Pusher => write!(f, "pusher/{}", self.instance),
+            component => f.write_str(component.name()),
+        }
+    }
+}
+
+/// Every slot of this configuration with that many pushers, in the order of the start.
+pub(crate) fn roll(shared: &Shared, pushers: u32) -> Vec<SlotId> {
+    let redis = shared.redis.embedded.then_some(SlotId { component: Component::Redis, instance: 0 });
+    let instances = |component: Component| if component == Component::Pusher { pushers } else { shared.instances(component.name()) };
+    let slots = |component| (0..instances(component)).map(move |instance| SlotId { component, instance });
+    redis.into_iter().chain(Component::OURS.into_iter().flat_map(slots)).collect()
 }
 
 /// `edge`, `pusher-1`: how people name one child.
-pub(crate) fn label(component: Component, instance: u32) -> String {
-    if component == Component::Pusher { format!("{}-{instance}", component.name()) } else { component.name().to_owned() }
+pub(crate) fn label(slot: SlotId) -> String {
+    let name = slot.component.name();
+    if slot.component == Component::Pusher { format!("{name}-{}", slot.instance) } else { name.to_owned() }
 }
 
 #[cfg(test)]

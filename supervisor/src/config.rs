@@ -8,7 +8,7 @@ use std::{
 
 use gatehouse_chassis::config::{self, DEFAULT_PATH, ListenAddr, Reader};
 
-use crate::child::Policy;
+use crate::{child::Policy, component::Component};
 
 /// The supervisor's own configuration.
 #[derive(Clone, Debug)]
@@ -82,9 +82,10 @@ impl config::Config for Config {
 }
 
 impl Restarts {
-    /// The policy of a child with that drain budget.
-    pub(crate) fn policy(&self, budget: Duration) -> Policy {
+    /// The policy of a component with that drain budget.
+    pub(crate) fn policy(&self, component: Component, budget: Duration) -> Policy {
         Policy {
+            overlaps: component.overlaps(),
             ready_timeout: self.ready_timeout,
             budget,
             stable_after: self.stable_after,

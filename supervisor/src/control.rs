@@ -1,13 +1,19 @@
 //! The control socket: `Status`, answered from the last published snapshot, so that it needs neither the suite's task nor Redis nor a database.
 
+mod desk;
+
 use std::time::{Duration, Instant};
 
 use gatehouse_proto::internal::v1::{
-    InstanceStatus, StatusRequest, StatusResponse,
+    ChangeRequest, ChangeResponse, InstanceStatus, Members, StatusRequest, StatusResponse, VerdictRequest, VerdictResponse, change_request,
     supervisor_server::{Supervisor, SupervisorServer},
 };
 use tokio::sync::watch;
+
+use crate::{component::Component, suite::Published};
 use tonic::{Request, Response, Status};
+
+pub(crate) use desk::{Change, Desk, DeskEnd, Order, Target};
 
 /// What the suite publishes after every change.
 #[derive(Clone, Debug, Default)]
@@ -21,13 +27,18 @@ pub(crate) struct Snapshot {
 #[derive(Debug)]
 pub(crate) struct Control {
     snapshot: watch::Receiver<Snapshot>,
+    #[expect(dead_code, reason = "placeholder")]
+    members: watch::Receiver<Members>,
+    desk: Desk,
 }
 
 impl Control {
-    /// The service and what it reads from.
-    pub(crate) fn new() -> (Self, watch::Sender<Snapshot>) {
+    /// The service, and the driver's side of what it asks and reads.
+    pub(crate) fn new() -> (Self, DeskEnd, Published) {
         let (publish, snapshot) = watch::channel(Snapshot::default());
-        (Self { snapshot }, publish)
+        let (publish_members, members) = watch::channel(Members::default());
+        let (desk, end) = Desk::new();
+        (Self { snapshot, members, desk }, end, Published { snapshot: publish, members: publish_members })
     }
 
     /// For the local socket.
@@ -44,6 +55,39 @@ impl Supervisor for Control {
             instance.uptime_ms = started.map_or(0, |started| millis(started.elapsed()));
         }
         Ok(Response::new(status))
+    }
+
+    async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ChangeResponse>, Status> {
+        let ChangeRequest { reason, change } = request.into_inner();
+        let target = |target: gatehouse_proto::internal::v1::Target| {
+            let component = Component::of(&target.component).ok_or_else(|| Status::invalid_argument("no such component"))?;
+            Ok::<_, Status>(Target { component, instance: target.instance })
+        };
+        let change = match change {
+            Some(change_request::Change::Restart(of)) => Change::Restart(target(of)?),
+            Some(change_request::Change::Stop(of)) => Change::Stop(target(of)?),
+            Some(change_request::Change::Start(of)) => Change::Start(target(of)?),
+            Some(change_request::Change::Scale(scale)) => Change::Scale { instances: scale.instances },
+            Some(change_request::Change::Upgrade(upgrade)) => {
+                Change::Upgrade { directory: (!upgrade.directory.is_empty()).then(|| upgrade.directory.into()) }
+            }
+            None => return Err(Status::invalid_argument("no change")),
+        };
+        let id = uuid::Uuid::now_v7().to_string();
+        let order = Order { id: id.clone(), actor: "somebody".into(), reason, change, queued: std::time::SystemTime::now() };
+        self.desk.orders.try_send(order).map_err(|_| Status::resource_exhausted("too many changes wait"))?;
+        Ok(Response::new(ChangeResponse { change_id: id }))
+    }
+
+    async fn verdict(&self, request: Request<VerdictRequest>) -> Result<Response<VerdictResponse>, Status> {
+        let id = request.into_inner().change_id;
+        loop {
+            let found = self.desk.find(&id);
+            if found.as_ref().is_some_and(|found| found.state == "done" || found.state == "failed") {
+                return Ok(Response::new(VerdictResponse { change: found }));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 

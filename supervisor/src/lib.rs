@@ -17,11 +17,11 @@ mod config;
 mod control;
 mod metrics;
 mod notify;
-mod orphans;
 mod preflight;
 mod premises;
 mod redis;
 mod sockets;
+mod state;
 mod suite;
 
 use std::sync::Arc;
@@ -33,8 +33,15 @@ pub use preflight::preflight;
 pub use suite::drain_budget;
 
 use crate::{
-    child::Launcher, control::Control, metrics::SuiteMetrics, notify::Notifications, orphans::Roster, premises::Premises, sockets::Sockets,
-    suite::Suite,
+    child::Launcher,
+    component::{Component, roll},
+    control::Control,
+    metrics::SuiteMetrics,
+    notify::Notifications,
+    premises::Premises,
+    sockets::Sockets,
+    state::StateFile,
+    suite::{Parts, Suite},
 };
 
 /// The supervisor, from the lock on its directories to the report of the drain.
@@ -42,20 +49,16 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     // open: what must be ours alone before anything is touched
     let shared = Arc::clone(process.shared());
     let premises = Premises::open(&shared)?;
-    let roster = Roster::open(&shared.state_dir);
-    roster.end_orphans(&shared, process.shutdown()).await;
-    if process.shutdown().is_draining() {
-        // Some of them may still hold our ports; the next start ends them.
-        return Ok(());
-    }
+    let metrics = SuiteMetrics::new(process.metrics());
+    let state = StateFile::open(&shared.state_dir, metrics.state_failures.clone());
+    let slots = roll(&shared, state.pushers(shared.instances(Component::Pusher.name())));
 
     // build
     let redis = shared.redis.embedded.then(|| redis::Embedded::open(&shared, &config.redis_server)).transpose()?;
-    let metrics = SuiteMetrics::new(process.metrics(), &shared);
-    let (control, status) = Control::new();
+    let (control, desk, published) = Control::new();
 
     // bind
-    let sockets = process.inherited(|inherited| Sockets::bind(&config.listen, &shared, inherited)).map_err(Fatal::config)?;
+    let sockets = process.inherited(|inherited| Sockets::bind(&config.listen, &shared, &slots, inherited)).map_err(Fatal::config)?;
     let notifications = Notifications::bind(&shared.runtime_dir)?;
     let control_socket = premises.bind_control()?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
@@ -63,7 +66,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
 
     // run
     let launcher = Launcher::new(&config, &shared, sockets, redis, notifications.path().to_owned());
-    let ended = Suite::new(process.clone(), config, launcher, notifications, roster, metrics, status).run().await;
+    let ended = Suite::new(Parts { process, config, launcher, notifications, metrics, state, desk, published }).run().await;
     drop(premises);
     ended
 }

@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use gatehouse_chassis::{config::Shared, metrics::Metrics};
-use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec};
+use gatehouse_chassis::metrics::Metrics;
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 
-use crate::{
-    child::Reason,
-    component::{Component, roll},
-};
+use crate::{child::Reason, component::SlotId};
 
 /// One for the suite.
 #[derive(Clone, Debug)]
@@ -17,12 +14,13 @@ pub(crate) struct SuiteMetrics {
     restarts: IntCounterVec,
     start: HistogramVec,
     shutdown: HistogramVec,
+    pub(crate) state_failures: IntCounter,
 }
 
 impl SuiteMetrics {
-    /// Registered, with a zero for every child, so that a rate has a beginning.
-    pub(crate) fn new(metrics: &Metrics, shared: &Shared) -> Self {
-        let this = Self {
+    /// Registered.
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        Self {
             up: metrics.gauges("component_up", "1 while the component is ready.", &["component", "instance"]),
             restarts: metrics.counters(
                 "component_restarts_total",
@@ -35,31 +33,39 @@ impl SuiteMetrics {
                 "From the request to stop to the end of the process.",
                 &["component", "instance", "outcome"],
             ),
-        };
-        for (component, instance) in roll(shared) {
-            this.up(component, instance, false);
-            let _zero = this.shutdown.with_label_values(&[component.name(), &instance.to_string(), "drained"]);
-            for reason in Reason::ALL {
-                let _zero = this.restarts.with_label_values(&[component.name(), &instance.to_string(), reason.as_str()]);
-            }
+            state_failures: metrics.counter("state_write_failures_total", "Times that the state file could not be written."),
         }
-        this
     }
 
-    pub(crate) fn up(&self, component: Component, instance: u32, up: bool) {
-        self.up.with_label_values(&[component.name(), &instance.to_string()]).set(i64::from(up));
+    /// A zero for every series of a slot, so that a rate has a beginning.
+    pub(crate) fn begin(&self, id: SlotId) {
+        self.up(id, false);
+        let _zero = self.shutdown.with_label_values(&[id.component.name(), &id.instance.to_string(), "drained"]);
+        for reason in Reason::ALL {
+            let _zero = self.restarts.with_label_values(&[id.component.name(), &id.instance.to_string(), reason.as_str()]);
+        }
     }
 
-    pub(crate) fn restarted(&self, component: Component, instance: u32, reason: Reason) {
-        self.restarts.with_label_values(&[component.name(), &instance.to_string(), reason.as_str()]).inc();
+    /// The slot is gone: one that is not there is not down.
+    pub(crate) fn forget(&self, id: SlotId) {
+        // Not there: as well.
+        let _absent = self.up.remove_label_values(&[id.component.name(), &id.instance.to_string()]);
     }
 
-    pub(crate) fn started(&self, component: Component, instance: u32, took: Duration) {
-        self.start.with_label_values(&[component.name(), &instance.to_string()]).observe(took.as_secs_f64());
+    pub(crate) fn up(&self, id: SlotId, up: bool) {
+        self.up.with_label_values(&[id.component.name(), &id.instance.to_string()]).set(i64::from(up));
     }
 
-    /// `outcome` is one of a report's: drained, killed, failed.
-    pub(crate) fn stopped(&self, component: Component, instance: u32, outcome: &'static str, took: Duration) {
-        self.shutdown.with_label_values(&[component.name(), &instance.to_string(), outcome]).observe(took.as_secs_f64());
+    pub(crate) fn restarted(&self, id: SlotId, reason: Reason) {
+        self.restarts.with_label_values(&[id.component.name(), &id.instance.to_string(), reason.as_str()]).inc();
+    }
+
+    pub(crate) fn started(&self, id: SlotId, took: Duration) {
+        self.start.with_label_values(&[id.component.name(), &id.instance.to_string()]).observe(took.as_secs_f64());
+    }
+
+    /// `outcome` is one of a report's: drained, cut, killed, failed.
+    pub(crate) fn stopped(&self, id: SlotId, outcome: &'static str, took: Duration) {
+        self.shutdown.with_label_values(&[id.component.name(), &id.instance.to_string(), outcome]).observe(took.as_secs_f64());
     }
 }

@@ -41,7 +41,8 @@ fn own(shared: &Shared, config: &Config) -> Vec<String> {
             config.redis_server.display()
         ));
     }
-    let local = roll(shared).into_iter().map(|(component, instance)| shared.local_socket(component.name(), instance));
+    let slots = roll(shared, shared.instances(Component::Pusher.name())).into_iter();
+    let local = slots.map(|slot| shared.local_socket(slot.component.name(), slot.instance));
     let longest = local.chain([premises::control_socket(shared)]).max_by_key(|path| path.as_os_str().len());
     problems.extend(longest.and_then(|path| path_problem(&path)));
     problems

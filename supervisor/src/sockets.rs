@@ -19,7 +19,7 @@ use gatehouse_proto::internal::v1;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::{
-    component::{Component, roll},
+    component::{Component, SlotId, label},
     config::Listen,
 };
 
@@ -33,6 +33,7 @@ const MAX_UNIX_PATH: usize = 107;
 pub(crate) struct Sockets {
     public: Vec<Public>,
     local: Vec<Local>,
+    directory: PathBuf,
 }
 
 #[derive(Debug)]
@@ -52,7 +53,7 @@ struct Local {
 
 impl Sockets {
     /// Binds what was not inherited. Every problem at once.
-    pub(crate) fn bind(listen: &Listen, shared: &Shared, inherited: &mut Inherited) -> Result<Self, String> {
+    pub(crate) fn bind(listen: &Listen, shared: &Shared, slots: &[SlotId], inherited: &mut Inherited) -> Result<Self, String> {
         let (mut public, mut local, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for (name, address) in listen.named() {
             match inherited.take_fd(name).map_or_else(|| bind_tcp(name, address), Ok) {
@@ -60,14 +61,34 @@ impl Sockets {
                 Err(problem) => problems.push(problem),
             }
         }
-        for (component, instance) in roll(shared).into_iter().filter(|(component, _)| component.is_ours()) {
+        for SlotId { component, instance } in slots.iter().copied().filter(|slot| slot.component.is_ours()) {
             let path = shared.local_socket(component.name(), instance);
             match bind_unix(&path) {
                 Ok(fd) => local.push(Local { component, instance, path, fd }),
                 Err(problem) => problems.push(problem),
             }
         }
-        if problems.is_empty() { Ok(Self { public, local }) } else { Err(problems.join("; ")) }
+        let directory = shared.runtime_dir.clone();
+        if problems.is_empty() { Ok(Self { public, local, directory }) } else { Err(problems.join("; ")) }
+    }
+
+    /// Binds the local socket of a new instance.
+    pub(crate) fn add_local(&mut self, component: Component, instance: u32) -> Result<(), String> {
+        let path = self.directory.join(format!("{}.sock", label(SlotId { component, instance })));
+        let fd = bind_unix(&path)?;
+        self.local.push(Local { component, instance, path, fd });
+        Ok(())
+    }
+
+    /// Closes that of an instance that is gone.
+    pub(crate) fn remove_local(&mut self, component: Component, instance: u32) {
+        self.local.retain(|socket| {
+            let gone = (socket.component, socket.instance) == (component, instance);
+            if gone {
+                let _absent = fs::remove_file(&socket.path);
+            }
+            !gone
+        });
     }
 
     /// What that child is lent, by name. The descriptors are duplicates for it alone.

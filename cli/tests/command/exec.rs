@@ -6,7 +6,7 @@ use tonic::{Code, Request, Response, Status, metadata::MetadataMap, service::Rou
 
 use gatehouse_proto::{
     gateway::v1::{
-        ExecuteCommandRequest, ExecuteCommandResponse, SubscribeEventsRequest,
+        ExecuteCommandRequest, ExecuteCommandResponse,
         gateway_server::{Gateway, GatewayServer},
     },
     internal::v1::{Listener, StatusResponse, supervisor_server::SupervisorServer},
@@ -18,8 +18,6 @@ use crate::{
     play::{Done, Stage},
     status,
 };
-
-type Events = tokio_stream::Empty<Result<gatehouse_proto::gateway::v1::GatewayEvent, Status>>;
 
 type Touch = fn(&mut ExecuteCommandResponse);
 
@@ -37,8 +35,6 @@ pub fn signer() -> Signer {
 
 #[tonic::async_trait]
 impl Gateway for Play {
-    type SubscribeEventsStream = Events;
-
     async fn execute_command(&self, request: Request<ExecuteCommandRequest>) -> Result<Response<ExecuteCommandResponse>, Status> {
         let request = request.into_inner();
         if let Some(refusal) = &self.refusal {
@@ -60,10 +56,6 @@ impl Gateway for Play {
         response.signature = Bytes::copy_from_slice(&self.key.sign(&signing::response(&request.device_session_id, &response)));
         (self.touch)(&mut response);
         Ok(Response::new(response))
-    }
-
-    async fn subscribe_events(&self, _request: Request<SubscribeEventsRequest>) -> Result<Response<Events>, Status> {
-        Err(Status::unimplemented("not played here"))
     }
 }
 

@@ -1,12 +1,10 @@
 //! `gatehouse client subscribe`, against a gateway that plays a given stream.
 
-use std::pin::Pin;
-
 use bytes::Bytes;
 use prost::Message as _;
 use serde_json::Value;
-use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Code, Request, Response, Status, metadata::MetadataMap, service::Routes};
+use tokio_stream::StreamExt as _;
+use tonic::{Code, Request, Response, Status, codegen::BoxStream, metadata::MetadataMap, service::Routes};
 
 use gatehouse_proto::{
     gateway::v1::{
@@ -27,13 +25,11 @@ struct Play(Vec<Result<GatewayEvent, Status>>);
 
 #[tonic::async_trait]
 impl Gateway for Play {
-    type SubscribeEventsStream = Pin<Box<dyn Stream<Item = Result<GatewayEvent, Status>> + Send>>;
-
     async fn execute_command(&self, _request: Request<ExecuteCommandRequest>) -> Result<Response<ExecuteCommandResponse>, Status> {
         Err(Status::unimplemented("not played here"))
     }
 
-    async fn subscribe_events(&self, _request: Request<SubscribeEventsRequest>) -> Result<Response<Self::SubscribeEventsStream>, Status> {
+    async fn subscribe_events(&self, _request: Request<SubscribeEventsRequest>) -> Result<Response<BoxStream<GatewayEvent>>, Status> {
         // The stream goes on after what is played, as a real one does.
         let played = tokio_stream::iter(self.0.clone()).chain(tokio_stream::pending());
         Ok(Response::new(Box::pin(played)))

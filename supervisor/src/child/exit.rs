@@ -29,6 +29,10 @@ pub(crate) enum Reason {
     NotStarted,
     /// It was not ready in time.
     StartTimeout,
+    /// It proved no progress.
+    Hung,
+    /// It had not ended: an operator wanted another one.
+    Operator,
 }
 
 impl Exit {
@@ -64,7 +68,7 @@ impl Exit {
 
 impl Reason {
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::Exit, Self::Signal, Self::NotStarted, Self::StartTimeout];
+    pub(crate) const ALL: [Self; 6] = [Self::Exit, Self::Signal, Self::NotStarted, Self::StartTimeout, Self::Hung, Self::Operator];
 
     /// The label's value.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -73,6 +77,8 @@ impl Reason {
             Self::Signal => "signal",
             Self::NotStarted => "not_started",
             Self::StartTimeout => "start_timeout",
+            Self::Hung => "hung",
+            Self::Operator => "operator",
         }
     }
 }

@@ -67,6 +67,11 @@ impl Launcher {
         &self.sockets
     }
 
+    /// The same, to add and remove.
+    pub(crate) const fn sockets_mut(&mut self) -> &mut Sockets {
+        &mut self.sockets
+    }
+
     /// The embedded server.
     pub(crate) const fn redis(&self) -> Option<&Embedded> {
         self.redis.as_ref()

@@ -1,29 +1,41 @@
-//! The life of one child as a pure function: `(machine, event, now) → (machine, action)`. The suite's one task drives it.
+//! The life of one slot (a component's instance) as a pure function: `(machine, event, now) → (machine, actions)`. The suite's one task drives it.
+//!
+//! A slot has a *lead*, the process that serves or is about to, and at most one *other*: a successor that starts while the lead goes on serving, or a
+//! process on its way out.
 //!
 //! ```text
-//!            NeedsMet              Ready               Leaving (it stops by itself)
+//!            NeedsMet              Ready               Leaving (it stops by itself), Hung: replaced at once, and on its way out
 //!  waiting ──────────▶ starting ──────────▶ ready ────────────────────┐
-//!                       ▲ ▲   │ deadline:      │                      ▼
-//!      first restart:   │ │   │ kill           │                  draining ── over budget: kill
-//!      at once          │ │   ▼                ▼                      │
-//!                       │ └─ (exited: which way? see `after_exit`) ◀──┘
+//!                       ▲ ▲   │ deadline:      │ Stop                  ▼
+//!      first restart:   │ │   │ kill           ▼                   outgoing ── over budget: kill
+//!      at once          │ │   ▼            draining ─▶ stopped
+//!                       │ └─ (exited: which way? see `after_exit`)
 //!                       │       │                 │
 //!                 timer │       ▼                 ▼  status 78, 64, or many exits in a row
 //!                       └── backing_off      quarantined ── probe every 60 s ──▶ starting (still shown as quarantined)
 //!
-//!  Stop, in every state:     no process: stopped.     Process: SIGTERM ▶ draining ▶ stopped.
+//!  Restart, lead ready:      successor starts on the same sockets ── Ready ──▶ it is the lead, the old lead drains (outgoing)
+//!                                                                 └─ exited or too late: the lead goes on as if nothing had been
+//!  Restart, otherwise:       what runs is asked to stop, and a new one started when it has; what waits is started now; history forgotten.
+//!  Stop, in every state:     no process: stopped.     Process: SIGTERM ▶ draining ▶ stopped. Nothing but Start or Restart starts it again.
 //!  Retire, in every state:   nothing is started any more; what runs goes on until it is stopped. The suite drains.
 //!  Kill, in every state:     no process: stopped.     Process: SIGKILL ▶ draining ▶ stopped.
 //! ```
 //!
-//! Earlier exits are forgotten only when the child has been *ready* for a set time: neither mere uptime nor downtime counts.
+//! Earlier exits are forgotten only when the slot has been *ready* for a set time, proving progress: neither mere uptime nor downtime counts.
+
+mod memory;
 
 use std::time::{Duration, Instant};
 
 use gatehouse_chassis::backoff::Backoff;
 
+pub(crate) use memory::Memory;
+
 /// The child aborts by itself when its budget is used up; only if it does not manage that either is it killed.
 pub(crate) const KILL_GRACE: Duration = Duration::from_secs(1);
+/// From the abort of a hung process to SIGKILL: the time that a dump of its threads and its own end may take.
+pub(crate) const ABORT_GRACE: Duration = Duration::from_secs(3);
 /// The first delay before a second restart.
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
 
@@ -42,9 +54,11 @@ pub(crate) struct Policy {
     pub(crate) quarantine_after: u32,
     /// Between two tries of a quarantined child.
     pub(crate) probe_interval: Duration,
+    /// Whether two of them may run at the same time. Not so for what owns its files alone.
+    pub(crate) overlaps: bool,
 }
 
-/// Where a child stands.
+/// Where the lead stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// What it needs is not ready yet.
@@ -59,12 +73,12 @@ pub(crate) enum State {
         /// Since then.
         since: Instant,
     },
-    /// It runs and was asked to stop, or stops by itself.
+    /// It runs, was asked to stop, and has no process beside it that takes its place.
     Draining {
         /// When it is killed; `None`: it was.
         deadline: Option<Instant>,
-        /// Not to be started again.
-        stop: bool,
+        /// What comes after.
+        then: Then,
     },
     /// It exited and is started again.
     BackingOff {
@@ -80,8 +94,39 @@ pub(crate) enum State {
     Stopped,
 }
 
-/// Why a child is in quarantine.
+/// What follows the end of a lead that drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// What the restart policy says.
+    Policy,
+    /// An operator wanted a new one: at once.
+    Again,
+    /// Nothing.
+    Stop,
+}
+
+/// The second process of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Other {
+    /// It starts while the lead serves.
+    Successor {
+        /// Which.
+        generation: u32,
+        /// When it is killed for not being ready; `None`: it was.
+        deadline: Option<Instant>,
+    },
+    /// It was the lead, or is not to become it, and ends.
+    Outgoing {
+        /// Which.
+        generation: u32,
+        /// When it is killed; `None`: it was.
+        deadline: Option<Instant>,
+    },
+}
+
+/// Why a child is in quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Quarantine {
     /// Trying again cannot help.
     Configuration,
@@ -89,65 +134,119 @@ pub(crate) enum Quarantine {
     CrashLoop(u32),
 }
 
-/// What happened.
+/// What happened. The number is a generation's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Event {
     /// Everything it needs is ready.
     NeedsMet,
     /// It said `READY=1`.
-    Ready,
+    Ready(u32),
     /// It said `STOPPING=1` without being asked.
-    Leaving,
+    Leaving {
+        /// Which.
+        generation: u32,
+        /// In `0.0..1.0`: the jitter.
+        draw: f64,
+    },
+    /// It proves no progress any more.
+    Hung {
+        /// Which.
+        generation: u32,
+        /// In `0.0..1.0`: the jitter.
+        draw: f64,
+    },
     /// It ended, or could not be started.
     Exited {
+        /// Which.
+        generation: u32,
         /// Trying again cannot help.
         is_final: bool,
         /// In `0.0..1.0`: the jitter.
         draw: f64,
     },
+    /// An operator wants a new process.
+    Restart,
+    /// An operator wants it to run.
+    Start,
+    /// Stop it: an operator wants so, or it is its turn in the suite's drain.
+    Stop,
     /// The suite drains: start nothing any more.
     Retire,
-    /// Stop it.
-    Stop,
     /// End it now.
     Kill,
     /// [`Machine::deadline`] may have passed.
     Tick,
 }
 
-/// What to do about it.
+/// What to do about it. The number is a generation's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Start a process.
-    Spawn,
+    Spawn(u32),
     /// Send SIGTERM.
-    Terminate,
+    Terminate(u32),
+    /// Dump its threads, then send SIGABRT.
+    Abort(u32),
     /// Send SIGKILL.
-    Kill,
+    Kill(u32),
 }
 
-/// One child's state and history.
+/// One slot's state and history.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     policy: Policy,
     state: State,
+    /// The lead's, when it runs; else the last one's.
+    lead: u32,
+    other: Option<Other>,
+    /// The last number given to a process.
+    generations: u32,
     quarantine: Option<Quarantine>,
+    stopped_by_operator: bool,
     retired: bool,
     exits_in_a_row: u32,
-    spawns: u32,
     backoff: Backoff,
 }
 
 impl Machine {
-    /// Not started yet.
-    pub(crate) fn new(policy: Policy) -> Self {
-        let backoff = Backoff::new(BACKOFF_BASE.min(policy.ceiling), policy.ceiling);
-        Self { policy, state: State::Waiting, quarantine: None, retired: false, exits_in_a_row: 0, spawns: 0, backoff }
-    }
-
-    /// Where it stands.
+    /// Where the lead stands.
     pub(crate) const fn state(&self) -> State {
         self.state
+    }
+
+    /// The lead's generation; of a slot without a process, that of the last one. 0: there was none yet.
+    pub(crate) const fn lead(&self) -> u32 {
+        self.lead
+    }
+
+    /// The second process.
+    pub(crate) const fn other(&self) -> Option<Other> {
+        self.other
+    }
+
+    /// The last number given to a process.
+    pub(crate) const fn generations(&self) -> u32 {
+        self.generations
+    }
+
+    /// Whether nothing of it runs, and nothing will.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state == State::Stopped && self.other.is_none()
+    }
+
+    /// Whether the lead serves.
+    pub(crate) const fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready { .. })
+    }
+
+    /// Whether an operator stopped it and has not started it since.
+    pub(crate) const fn is_stopped_by_operator(&self) -> bool {
+        self.stopped_by_operator
+    }
+
+    /// Whether a restart can begin now: a second process must have ended first.
+    pub(crate) const fn can_restart(&self) -> bool {
+        self.other.is_none()
     }
 
     /// Why it is in quarantine, if it is. A probe that runs and is not ready is still in quarantine.
@@ -155,12 +254,7 @@ impl Machine {
         self.quarantine.filter(|_| matches!(self.state, State::Quarantined { .. } | State::Starting { .. }))
     }
 
-    /// How often a process was started.
-    pub(crate) const fn spawns(&self) -> u32 {
-        self.spawns
-    }
-
-    /// How the status names the state.
+    /// How the status names the lead's state.
     pub(crate) fn label(&self) -> &'static str {
         match self.state {
             _ if self.quarantine().is_some() => "quarantined",
@@ -175,136 +269,282 @@ impl Machine {
     }
 
     /// When the driver must send [`Event::Tick`].
-    pub(crate) const fn deadline(&self) -> Option<Instant> {
-        match self.state {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let lead = match self.state {
             State::Starting { deadline } | State::Draining { deadline, .. } => deadline,
             State::BackingOff { until } => Some(until),
             State::Quarantined { probe_at } => probe_at,
             State::Waiting | State::Ready { .. } | State::Stopped => None,
-        }
+        };
+        lead.into_iter().chain(self.other.and_then(|other| other.deadline())).min()
     }
 
     /// The transition. What an event does not concern leaves all as it was.
-    pub(crate) fn on(mut self, event: Event, now: Instant) -> (Self, Option<Action>) {
-        let action = match (self.state, event) {
-            (State::Stopped, _) => None,
-            (State::Waiting, Event::NeedsMet) => Some(self.spawn(now)),
-            (State::Starting { deadline: Some(_) }, Event::Ready) => {
-                self.state = State::Ready { since: now };
-                None
-            }
-            (State::Starting { .. } | State::Ready { .. }, Event::Leaving) => {
-                self.forget_if_stable(now);
-                self.state = State::Draining { deadline: Some(now + self.policy.budget + KILL_GRACE), stop: self.retired };
-                None
-            }
-            (State::Draining { stop: true, .. }, Event::Exited { .. }) => self.become_stopped(),
-            (State::Starting { .. } | State::Ready { .. } | State::Draining { .. }, Event::Exited { is_final, draw }) => {
-                self.after_exit(is_final, draw, now)
-            }
-            (_, Event::Retire) => self.retire(),
-            (_, Event::Stop) => self.stop(now),
-            (_, Event::Kill) => self.kill(),
-            (_, Event::Tick) if self.deadline().is_some_and(|deadline| deadline <= now) => self.overdue(now),
-            _ => None,
-        };
-        (self, action)
+    pub(crate) fn on(mut self, event: Event, now: Instant) -> (Self, Vec<Action>) {
+        let mut actions = Vec::new();
+        match event {
+            Event::NeedsMet if self.state == State::Waiting => self.spawn(now, &mut actions),
+            Event::NeedsMet => {}
+            Event::Ready(generation) => self.became_ready(generation, now, &mut actions),
+            Event::Leaving { generation, draw } => self.leaves(generation, draw, now, &mut actions),
+            Event::Hung { generation, draw } => self.hung(generation, draw, now, &mut actions),
+            Event::Exited { generation, is_final, draw } => self.exited(generation, is_final, draw, now, &mut actions),
+            Event::Restart => self.restart(now, &mut actions),
+            Event::Start => self.start(now, &mut actions),
+            Event::Stop => self.stop(now, &mut actions),
+            Event::Retire => self.retire(now, &mut actions),
+            Event::Kill => self.kill(&mut actions),
+            Event::Tick => self.tick(now, &mut actions),
+        }
+        (self, actions)
     }
 
-    fn spawn(&mut self, now: Instant) -> Action {
-        self.spawns += 1;
+    fn spawn(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.lead = self.next_generation();
         self.state = State::Starting { deadline: Some(now + self.policy.ready_timeout) };
-        Action::Spawn
+        actions.push(Action::Spawn(self.lead));
+    }
+
+    const fn next_generation(&mut self) -> u32 {
+        self.generations += 1;
+        self.generations
+    }
+
+    fn became_ready(&mut self, generation: u32, now: Instant, actions: &mut Vec<Action>) {
+        match (self.state, self.other) {
+            (State::Starting { deadline: Some(_) }, _) if generation == self.lead => self.state = State::Ready { since: now },
+            (_, Some(Other::Successor { generation: successor, deadline: Some(_) })) if generation == successor => {
+                self.forget_if_stable(now);
+                actions.push(Action::Terminate(self.lead));
+                self.other = Some(Other::Outgoing { generation: self.lead, deadline: self.drained_by(now) });
+                self.lead = successor;
+                self.state = State::Ready { since: now };
+            }
+            _ => {}
+        }
+    }
+
+    /// A lead that goes without being asked is replaced while it drains, if it may be.
+    fn leaves(&mut self, generation: u32, draw: f64, now: Instant, actions: &mut Vec<Action>) {
+        if generation == self.lead && matches!(self.state, State::Starting { .. } | State::Ready { .. }) {
+            self.replace_lead(self.drained_by(now), draw, now, actions);
+        }
+    }
+
+    fn hung(&mut self, generation: u32, draw: f64, now: Instant, actions: &mut Vec<Action>) {
+        if generation == self.lead && self.is_ready() {
+            actions.push(Action::Abort(generation));
+            self.replace_lead(Some(now + ABORT_GRACE), draw, now, actions);
+        }
+    }
+
+    /// The lead ends, by `deadline` at the latest: what becomes of the slot meanwhile.
+    fn replace_lead(&mut self, deadline: Option<Instant>, draw: f64, now: Instant, actions: &mut Vec<Action>) {
+        let outgoing = Some(Other::Outgoing { generation: self.lead, deadline });
+        match self.other {
+            _ if self.retired => {
+                self.forget_if_stable(now);
+                self.state = State::Draining { deadline, then: Then::Stop };
+            }
+            Some(Other::Successor { generation, deadline }) => {
+                self.count_exit(now);
+                self.other = outgoing;
+                self.lead = generation;
+                self.state = State::Starting { deadline };
+            }
+            None if self.policy.overlaps => {
+                self.other = outgoing;
+                self.after_exit(false, draw, now, actions);
+            }
+            // Two of it are alive already.
+            None | Some(Other::Outgoing { .. }) => {
+                self.forget_if_stable(now);
+                self.state = State::Draining { deadline, then: Then::Policy };
+            }
+        }
+    }
+
+    fn exited(&mut self, generation: u32, is_final: bool, draw: f64, now: Instant, actions: &mut Vec<Action>) {
+        if self.other.is_some_and(|other| other.generation() == generation) {
+            // A successor that failed leaves the lead as it was, an outgoing one leaves nothing to do.
+            self.other = None;
+            return;
+        }
+        if generation != self.lead {
+            return;
+        }
+        match (self.state, self.other) {
+            (State::Draining { then: Then::Stop, .. }, _) => self.state = State::Stopped,
+            (State::Draining { then: Then::Again, .. }, _) => self.spawn(now, actions),
+            (State::Ready { .. }, Some(Other::Successor { generation, deadline })) => {
+                self.count_exit(now);
+                self.other = None;
+                self.lead = generation;
+                self.state = State::Starting { deadline };
+            }
+            (State::Starting { .. } | State::Ready { .. } | State::Draining { .. }, _) => self.after_exit(is_final, draw, now, actions),
+            _ => {}
+        }
+    }
+
+    fn count_exit(&mut self, now: Instant) {
+        self.forget_if_stable(now);
+        self.exits_in_a_row += 1;
     }
 
     /// The restart policy.
-    fn after_exit(&mut self, is_final: bool, draw: f64, now: Instant) -> Option<Action> {
+    fn after_exit(&mut self, is_final: bool, draw: f64, now: Instant, actions: &mut Vec<Action>) {
         if self.retired {
-            return self.become_stopped();
+            self.state = State::Stopped;
+            return;
         }
-        self.forget_if_stable(now);
-        self.exits_in_a_row += 1;
+        self.count_exit(now);
         if is_final {
             self.quarantine = Some(Quarantine::Configuration);
             self.state = State::Quarantined { probe_at: None };
-            None
         } else if self.exits_in_a_row >= self.policy.quarantine_after {
             self.quarantine = Some(Quarantine::CrashLoop(self.exits_in_a_row));
             self.state = State::Quarantined { probe_at: Some(now + self.policy.probe_interval) };
-            None
         } else if self.exits_in_a_row == 1 {
             // Its sockets are held: a single crash costs its clients no more than the start of a process.
-            Some(self.spawn(now))
+            self.spawn(now, actions);
         } else {
             self.state = State::BackingOff { until: now + self.backoff.next_with(draw) };
-            None
         }
     }
 
     fn forget_if_stable(&mut self, now: Instant) {
         if matches!(self.state, State::Ready { since } if now.duration_since(since) >= self.policy.stable_after) {
-            self.exits_in_a_row = 0;
-            self.quarantine = None;
-            self.backoff.reset();
+            self.forget();
         }
     }
 
-    fn retire(&mut self) -> Option<Action> {
-        self.retired = true;
-        match &mut self.state {
-            State::Draining { stop, .. } => {
-                *stop = true;
-                None
+    const fn forget(&mut self) {
+        self.exits_in_a_row = 0;
+        self.quarantine = None;
+        self.backoff.reset();
+    }
+
+    fn restart(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.retired {
+            return;
+        }
+        self.stopped_by_operator = false;
+        match self.state {
+            State::Ready { .. } if self.policy.overlaps => {
+                if self.other.is_none() {
+                    let generation = self.next_generation();
+                    self.other = Some(Other::Successor { generation, deadline: Some(now + self.policy.ready_timeout) });
+                    actions.push(Action::Spawn(generation));
+                }
+                return;
             }
-            State::Starting { .. } | State::Ready { .. } => None,
-            State::Waiting | State::BackingOff { .. } | State::Quarantined { .. } | State::Stopped => self.become_stopped(),
+            State::Starting { deadline: Some(_) } | State::Ready { .. } => {
+                actions.push(Action::Terminate(self.lead));
+                self.state = State::Draining { deadline: self.drained_by(now), then: Then::Again };
+            }
+            State::Starting { deadline: None } => self.state = State::Draining { deadline: None, then: Then::Again },
+            State::Draining { deadline, .. } => self.state = State::Draining { deadline, then: Then::Again },
+            State::Waiting => {}
+            State::BackingOff { .. } | State::Quarantined { .. } | State::Stopped => self.spawn(now, actions),
+        }
+        self.forget();
+    }
+
+    fn start(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        match self.state {
+            State::Starting { .. } | State::Ready { .. } => {}
+            _ => self.restart(now, actions),
         }
     }
 
-    fn stop(&mut self, now: Instant) -> Option<Action> {
-        match &mut self.state {
+    fn stop(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.stopped_by_operator |= !self.retired;
+        self.dismiss_successor(now, actions);
+        self.state = match self.state {
             State::Starting { deadline: Some(_) } | State::Ready { .. } => {
-                self.state = State::Draining { deadline: Some(now + self.policy.budget + KILL_GRACE), stop: true };
-                Some(Action::Terminate)
+                actions.push(Action::Terminate(self.lead));
+                State::Draining { deadline: self.drained_by(now), then: Then::Stop }
             }
             // Killed already: there is nobody left to ask.
-            State::Starting { deadline: None } => {
-                self.state = State::Draining { deadline: None, stop: true };
-                None
-            }
+            State::Starting { deadline: None } => State::Draining { deadline: None, then: Then::Stop },
             // It may be leaving by itself; to be asked as well does no harm but the second signal's, which aborts. Its clock runs.
-            State::Draining { stop, .. } => {
-                *stop = true;
-                None
+            State::Draining { deadline, .. } => State::Draining { deadline, then: Then::Stop },
+            State::Waiting | State::BackingOff { .. } | State::Quarantined { .. } | State::Stopped => State::Stopped,
+        };
+    }
+
+    fn retire(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.retired = true;
+        self.dismiss_successor(now, actions);
+        self.state = match self.state {
+            State::Draining { deadline, .. } => State::Draining { deadline, then: Then::Stop },
+            running @ (State::Starting { .. } | State::Ready { .. }) => running,
+            State::Waiting | State::BackingOff { .. } | State::Quarantined { .. } | State::Stopped => State::Stopped,
+        };
+    }
+
+    fn dismiss_successor(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if let Some(Other::Successor { generation, deadline }) = self.other {
+            // One that was killed for its slowness keeps what is left of no time.
+            let deadline = deadline.and_then(|_| self.drained_by(now));
+            if deadline.is_some() {
+                actions.push(Action::Terminate(generation));
             }
-            State::Waiting | State::BackingOff { .. } | State::Quarantined { .. } | State::Stopped => self.become_stopped(),
+            self.other = Some(Other::Outgoing { generation, deadline });
         }
     }
 
-    fn kill(&mut self) -> Option<Action> {
-        match self.state {
+    fn kill(&mut self, actions: &mut Vec<Action>) {
+        if let Some(other) = self.other {
+            actions.push(Action::Kill(other.generation()));
+            self.other = Some(Other::Outgoing { generation: other.generation(), deadline: None });
+        }
+        self.state = match self.state {
             State::Starting { .. } | State::Ready { .. } | State::Draining { .. } => {
-                self.state = State::Draining { deadline: None, stop: true };
-                Some(Action::Kill)
+                actions.push(Action::Kill(self.lead));
+                State::Draining { deadline: None, then: Then::Stop }
             }
-            State::Waiting | State::BackingOff { .. } | State::Quarantined { .. } | State::Stopped => self.become_stopped(),
-        }
+            State::Waiting | State::BackingOff { .. } | State::Quarantined { .. } | State::Stopped => State::Stopped,
+        };
     }
 
-    fn overdue(&mut self, now: Instant) -> Option<Action> {
+    fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if let Some(Other::Successor { generation, deadline } | Other::Outgoing { generation, deadline }) = &mut self.other
+            && is_due(*deadline)
+        {
+            *deadline = None;
+            actions.push(Action::Kill(*generation));
+        }
         match &mut self.state {
-            State::Starting { deadline } | State::Draining { deadline, .. } => {
+            State::Starting { deadline } | State::Draining { deadline, .. } if is_due(*deadline) => {
                 *deadline = None;
-                Some(Action::Kill)
+                actions.push(Action::Kill(self.lead));
             }
-            State::BackingOff { .. } | State::Quarantined { .. } => Some(self.spawn(now)),
-            State::Waiting | State::Ready { .. } | State::Stopped => None,
+            State::BackingOff { until } if *until <= now => self.spawn(now, actions),
+            State::Quarantined { probe_at } if is_due(*probe_at) => self.spawn(now, actions),
+            _ => {}
         }
     }
 
-    const fn become_stopped(&mut self) -> Option<Action> {
-        self.state = State::Stopped;
-        None
+    fn drained_by(&self, now: Instant) -> Option<Instant> {
+        Some(now + self.policy.budget + KILL_GRACE)
+    }
+}
+
+impl Other {
+    /// Which.
+    pub(crate) const fn generation(self) -> u32 {
+        match self {
+            Self::Successor { generation, .. } | Self::Outgoing { generation, .. } => generation,
+        }
+    }
+
+    const fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Successor { deadline, .. } | Self::Outgoing { deadline, .. } => deadline,
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use gatehouse_chassis::config::Shared;
 
 use super::{Phase, Suite, report};
 use crate::{
-    child::{Event, KILL_GRACE, State},
-    component::{DRAIN_STAGES, label, roll},
+    child::{Event, KILL_GRACE},
+    component::{Component, DRAIN_STAGES, label, roll},
 };
 
 /// What the supervisor itself takes on top of its children.
@@ -17,10 +17,10 @@ const OWN: Duration = Duration::from_secs(1);
 /// The longest that the drain of this configuration can take: stages follow each other, and within one all run at the same time.
 #[must_use]
 pub fn drain_budget(shared: &Shared) -> Duration {
-    let roll = roll(shared);
+    let roll = roll(shared, shared.instances(Component::Pusher.name()));
     let budget = |stage: &&[_]| {
-        let present = roll.iter().filter(|(component, _)| stage.contains(component));
-        present.map(|(component, _)| shared.budgets.of(component.name()) + KILL_GRACE).max().unwrap_or_default()
+        let present = roll.iter().filter(|slot| stage.contains(&slot.component));
+        present.map(|slot| shared.budgets.of(slot.component.name()) + KILL_GRACE).max().unwrap_or_default()
     };
     DRAIN_STAGES.iter().map(budget).sum::<Duration>() + OWN
 }
@@ -32,8 +32,8 @@ impl Suite {
             return;
         }
         self.phase = Phase::Draining { stage: 0 };
-        for i in 0..self.slots.len() {
-            self.step(i, Event::Retire);
+        for id in self.ids() {
+            self.step(id, Event::Retire);
         }
         self.stop_stage(0);
     }
@@ -42,8 +42,8 @@ impl Suite {
     pub(super) fn advance_drain(&mut self) {
         while let Phase::Draining { stage } = self.phase {
             let Some(components) = DRAIN_STAGES.get(stage) else { return };
-            let mut of_stage = self.slots.iter().filter(|slot| components.contains(&slot.component));
-            if !of_stage.all(|slot| slot.machine.state() == State::Stopped) {
+            let mut of_stage = self.slots.iter().filter(|slot| components.contains(&slot.id.component));
+            if !of_stage.all(|slot| slot.machine.is_stopped()) {
                 return;
             }
             self.phase = Phase::Draining { stage: stage + 1 };
@@ -53,9 +53,9 @@ impl Suite {
 
     fn stop_stage(&mut self, stage: usize) {
         let components = DRAIN_STAGES.get(stage).copied().unwrap_or_default();
-        for i in 0..self.slots.len() {
-            if components.contains(&self.slots[i].component) {
-                self.step(i, Event::Stop);
+        for id in self.ids() {
+            if components.contains(&id.component) {
+                self.step(id, Event::Stop);
             }
         }
     }
@@ -63,17 +63,17 @@ impl Suite {
     /// The second signal, or the budget of the whole: SIGKILL for all.
     pub(super) fn abort(&mut self) {
         self.aborted = true;
-        for i in 0..self.slots.len() {
-            self.step(i, Event::Kill);
+        for id in self.ids() {
+            self.step(id, Event::Kill);
         }
     }
 
     /// The report, and how all this ended.
     pub(super) fn finish(self) -> anyhow::Result<()> {
-        report::log(&self.slots, self.launcher.is_text());
+        report::log(&self.slots, self.parts.launcher.is_text());
         let overran =
             self.slots.iter().filter(|slot| slot.stopped.as_ref().is_some_and(|stopped| stopped.outcome == report::Outcome::Killed));
-        let overran: Vec<_> = overran.map(|slot| label(slot.component, slot.instance)).collect();
+        let overran: Vec<_> = overran.map(|slot| label(slot.id)).collect();
         match self.failure {
             Some(failure) => Err(failure.into()),
             None if self.aborted => bail!("ended before the drain was over; killed: {}", overran.join(", ")),

@@ -69,12 +69,12 @@ impl fmt::Display for Outcome {
 pub(crate) fn log(slots: &[Slot], text: bool) {
     let stopped: Vec<_> = slots.iter().filter_map(|slot| Some((slot, slot.stopped.as_ref()?))).collect();
     for (slot, Stopped { took, outcome }) in &stopped {
-        let (component, instance) = (slot.component.name(), slot.instance);
-        let (budget_ms, took_ms, outcome) = (millis(slot.budget), millis(*took), outcome.to_string());
+        let (component, instance) = (slot.id.component.name(), slot.id.instance);
+        let (budget_ms, took_ms, outcome) = (millis(slot.policy.budget), millis(*took), outcome.to_string());
         tracing::info!(component, instance, budget_ms, took_ms, outcome, "component stopped");
     }
     if text && !stopped.is_empty() {
-        let rows = stopped.iter().map(|(slot, stopped)| (label(slot.component, slot.instance), slot.budget, *stopped));
+        let rows = stopped.iter().map(|(slot, stopped)| (label(slot.id), slot.policy.budget, *stopped));
         Outlet::stderr().line(table(rows).trim_end().to_owned());
     }
 }

@@ -1,125 +1,153 @@
-//! One component's instance: its machine, its process, what is remembered of both.
+//! One component's instance: its machine, its processes, what is remembered of both.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use gatehouse_proto::internal::v1::InstanceStatus;
 
 use super::report::{Outcome, Stopped};
 use crate::{
-    child::{Action, Exit, Launched, Machine, Policy, Quarantine, State, Tail},
-    component::Component,
+    child::{Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Tail, Then},
+    component::SlotId,
 };
+
+/// How many ends of its processes a slot remembers, for verdicts. The ledger keeps the rest.
+const ENDS: usize = 4;
 
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    pub(crate) component: Component,
-    pub(crate) instance: u32,
+    pub(crate) id: SlotId,
     pub(crate) machine: Machine,
-    pub(crate) tail: Tail,
+    pub(crate) policy: Policy,
+    /// Two at most: the lead and another.
+    processes: Vec<Running>,
+    ends: VecDeque<Ended>,
+    pub(crate) restarts: u32,
     pub(crate) last_exit: Option<Exit>,
     /// What the process said last that ended so.
     pub(crate) last_words: Option<String>,
     /// Its first start is over.
     pub(crate) ready_once: bool,
+    /// Who stopped it, and why.
+    pub(crate) stopped_by: Option<String>,
     /// How it ended when the suite stopped it.
     pub(crate) stopped: Option<Stopped>,
-    pub(crate) budget: Duration,
-    running: Option<Running>,
+    /// It is being removed: nobody is to give it new work.
+    pub(crate) leaving: bool,
 }
 
+/// A process that runs.
 #[derive(Debug)]
-struct Running {
-    launched: Launched,
-    since: Instant,
-    asked: Option<Instant>,
-    killed: bool,
+pub(crate) struct Running {
+    pub(crate) launched: Launched,
+    pub(crate) generation: u32,
+    pub(crate) since: Instant,
+    pub(crate) tail: Tail,
+    /// How long it took to become ready.
+    pub(crate) ready_after: Option<Duration>,
+    /// When it was asked to stop.
+    pub(crate) asked: Option<Instant>,
+    pub(crate) killed: bool,
     /// Killed because it was not ready in time.
-    too_slow: bool,
+    pub(crate) too_slow: bool,
+    /// Aborted because it proved no progress.
+    pub(crate) hung: bool,
+}
+
+/// A process that ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    pub(crate) generation: u32,
+    pub(crate) exit: Exit,
+    pub(crate) words: Option<String>,
+    pub(crate) ready_after: Option<Duration>,
+    /// If it was asked to stop: how long it took, and how it went.
+    pub(crate) stopped: Option<Stopped>,
 }
 
 impl Slot {
-    /// Not started yet.
-    pub(crate) fn new(component: Component, instance: u32, policy: Policy) -> Self {
+    /// Not started yet, with the history of the slot of that name.
+    pub(crate) fn new(id: SlotId, policy: Policy, memory: &Memory) -> Self {
         Self {
-            component,
-            instance,
-            machine: Machine::new(policy),
-            tail: Tail::default(),
+            id,
+            machine: Machine::new(policy, memory),
+            policy,
+            processes: Vec::new(),
+            ends: VecDeque::new(),
+            restarts: 0,
             last_exit: None,
             last_words: None,
             ready_once: false,
+            stopped_by: None,
             stopped: None,
-            budget: policy.budget,
-            running: None,
+            leaving: false,
         }
     }
 
-    /// Of the running process.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.running.as_ref().map(|running| running.launched.pid)
+    /// The process of that generation.
+    pub(crate) fn process(&self, generation: u32) -> Option<&Running> {
+        self.processes.iter().find(|process| process.generation == generation)
     }
 
-    /// Since when it runs.
-    pub(crate) fn started(&self) -> Option<Instant> {
-        self.running.as_ref().map(|running| running.since)
+    /// The same, to be changed.
+    pub(crate) fn process_mut(&mut self, generation: u32) -> Option<&mut Running> {
+        self.processes.iter_mut().find(|process| process.generation == generation)
     }
 
-    /// For how long it runs.
-    pub(crate) fn uptime(&self, now: Instant) -> Duration {
-        self.started().map_or(Duration::ZERO, |since| now.duration_since(since))
+    /// All that run.
+    pub(crate) fn processes(&self) -> &[Running] {
+        &self.processes
+    }
+
+    /// The generation of the process with that pid.
+    pub(crate) fn generation_of(&self, pid: u32) -> Option<u32> {
+        self.processes.iter().find(|process| process.launched.pid == pid).map(|process| process.generation)
     }
 
     /// A process runs from now on.
-    pub(crate) fn run(&mut self, launched: Launched) {
-        self.running = Some(Running { launched, since: Instant::now(), asked: None, killed: false, too_slow: false });
+    pub(crate) fn run(&mut self, launched: Launched, generation: u32, tail: Tail) {
+        let since = Instant::now();
+        let running =
+            Running { launched, generation, since, tail, ready_after: None, asked: None, killed: false, too_slow: false, hung: false };
+        self.processes.push(running);
     }
 
-    /// Remembers why a signal goes out.
-    pub(crate) fn note(&mut self, before: State, after: State, action: Option<Action>, now: Instant) {
-        let Some(running) = &mut self.running else { return };
-        if matches!(after, State::Draining { stop: true, .. }) && running.asked.is_none() {
-            running.asked = Some(now);
-        }
-        if action == Some(Action::Kill) {
-            running.killed = true;
-            running.too_slow = matches!((before, after), (State::Starting { .. }, State::Starting { .. }));
-        }
+    /// How the process of that generation ended, if it did so lately.
+    pub(crate) fn end_of(&self, generation: u32) -> Option<&Ended> {
+        self.ends.iter().rev().find(|end| end.generation == generation)
     }
 
-    /// SIGTERM.
-    pub(crate) fn terminate(&self) {
-        if let Some(running) = &self.running {
-            running.launched.terminate();
+    /// Its process has ended, or never began.
+    pub(crate) fn ended(&mut self, generation: u32, exit: Exit, now: Instant) -> Ended {
+        let position = self.processes.iter().position(|process| process.generation == generation);
+        let running = position.map(|position| self.processes.remove(position));
+        let exit = match &running {
+            Some(running) if running.too_slow => Exit::StartTimeout,
+            _ => exit,
+        };
+        let stopped = running.as_ref().and_then(|running| {
+            let took = now.duration_since(running.asked?);
+            Some(Stopped { took, outcome: Outcome::of(&exit, running.killed, took >= self.policy.budget) })
+        });
+        let words = running.as_ref().and_then(|running| running.tail.last_words());
+        let ended =
+            Ended { generation, exit, words, ready_after: running.and_then(|running| running.ready_after), stopped: stopped.clone() };
+        if self.ends.len() == ENDS {
+            self.ends.pop_front();
         }
+        self.ends.push_back(ended.clone());
+        self.last_exit = Some(ended.exit.clone());
+        self.last_words.clone_from(&ended.words);
+        self.stopped = stopped.or(self.stopped.take());
+        ended
     }
 
-    /// SIGKILL.
-    pub(crate) fn kill(&self) {
-        if let Some(running) = &self.running {
-            tracing::warn!(
-                component = self.component.name(),
-                instance = self.instance,
-                child.pid = running.launched.pid,
-                "component killed"
-            );
-            running.launched.kill();
-        }
-    }
-
-    /// Its process has ended: how, which, and after how long.
-    pub(crate) fn ended(&mut self, exit: Exit, now: Instant) -> (Exit, Option<u32>, Duration) {
-        let (pid, uptime) = (self.pid(), self.uptime(now));
-        let running = self.running.take();
-        let exit = if running.as_ref().is_some_and(|running| running.too_slow) { Exit::StartTimeout } else { exit };
-        if let Some(Running { asked: Some(asked), killed, .. }) = running {
-            let took = now.duration_since(asked);
-            let outcome = Outcome::of(&exit, killed, took >= self.budget);
-            self.stopped = Some(Stopped { took, outcome });
-        }
-        self.last_exit = Some(exit.clone());
-        self.last_words = self.tail.last_words();
-        (exit, pid, uptime)
+    /// Whether somebody accepts on its sockets: one who serves, or an old one that has not been asked to stop.
+    pub(crate) fn accepts(&self) -> bool {
+        self.machine.is_ready()
     }
 
     /// Why it is not ready, in words.
@@ -129,10 +157,11 @@ impl Slot {
             (Some(Quarantine::Configuration), _) => format!("wrong configuration, not tried again{}", words()),
             (Some(Quarantine::CrashLoop(exits)), _) => format!("{exits} exits in a row, tried again slowly{}", words()),
             (None, State::Waiting) => {
-                let needs: Vec<_> = self.component.needs().iter().map(|needed| needed.name()).collect();
+                let needs: Vec<_> = self.id.component.needs().iter().map(|needed| needed.name()).collect();
                 format!("waits for {}", needs.join(", "))
             }
             (None, State::BackingOff { .. }) => format!("waits before its next start{}", words()),
+            (None, State::Stopped | State::Draining { then: Then::Stop, .. }) => self.stopped_by.clone().unwrap_or_default(),
             _ => String::new(),
         }
     }
@@ -142,20 +171,36 @@ impl Slot {
         self.last_words.as_ref().map(|words| format!(": {words}")).unwrap_or_default()
     }
 
-    /// For `Status`.
-    pub(crate) fn status(&self) -> InstanceStatus {
-        InstanceStatus {
-            component: self.component.name().to_owned(),
-            instance: self.instance,
-            generation: self.machine.spawns(),
-            state: self.machine.label().to_owned(),
-            pid: self.pid(),
+    /// For `Status`: the lead, and the other process if there is one. With when each was started, for its uptime.
+    pub(crate) fn statuses(&self) -> impl Iterator<Item = (InstanceStatus, Option<Instant>)> {
+        let lead = self.status(self.machine.lead(), self.machine.label(), self.detail());
+        let other = self.machine.other().map(|other| match other {
+            Other::Successor { generation, .. } => self.status(generation, "starting", "to replace the one that serves".to_owned()),
+            Other::Outgoing { generation, .. } => self.status(generation, "draining", self.outgoing_detail(generation)),
+        });
+        std::iter::once(lead).chain(other)
+    }
+
+    fn outgoing_detail(&self, generation: u32) -> String {
+        let hung = self.process(generation).is_some_and(|process| process.hung);
+        if hung { "hung: made no progress".to_owned() } else { String::new() }
+    }
+
+    fn status(&self, generation: u32, state: &str, detail: String) -> (InstanceStatus, Option<Instant>) {
+        let process = self.process(generation);
+        let status = InstanceStatus {
+            component: self.id.component.name().to_owned(),
+            instance: self.id.instance,
+            generation,
+            state: state.to_owned(),
+            pid: process.map(|process| process.launched.pid),
             // That of the moment of the question: the control socket fills it in.
             uptime_ms: 0,
-            restarts: self.machine.spawns().saturating_sub(1),
+            restarts: self.restarts,
             last_exit: self.last_exit.as_ref().map(ToString::to_string).unwrap_or_default(),
-            detail: self.detail(),
+            detail,
             build: String::new(),
-        }
+        };
+        (status, process.map(|process| process.since))
     }
 }

@@ -9,7 +9,8 @@ use std::{
 
 use gatehouse_chassis::ipc;
 use gatehouse_proto::internal::v1::{
-    InstanceStatus, MetricsRequest, StatusRequest, StatusResponse, process_client::ProcessClient, supervisor_client::SupervisorClient,
+    ChangeRequest, ChangeStatus, InstanceStatus, MetricsRequest, StatusRequest, StatusResponse, VerdictRequest, change_request,
+    process_client::ProcessClient, supervisor_client::SupervisorClient,
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -121,6 +122,21 @@ impl World {
     pub async fn status(&self) -> Option<StatusResponse> {
         let channel = ipc::channel(self.path("run/supervisor.sock"));
         Some(SupervisorClient::new(channel).status(StatusRequest {}).await.ok()?.into_inner())
+    }
+
+    /// Asks for a change; its id.
+    pub async fn begin(&self, change: change_request::Change) -> String {
+        let channel = ipc::channel(self.path("run/supervisor.sock"));
+        let request = ChangeRequest { reason: "as tested".to_owned(), change: Some(change) };
+        SupervisorClient::new(channel).change(request).await.unwrap().into_inner().change_id
+    }
+
+    /// The same, and its verdict.
+    pub async fn change(&self, change: change_request::Change) -> ChangeStatus {
+        let change_id = self.begin(change).await;
+        let channel = ipc::channel(self.path("run/supervisor.sock"));
+        let verdict = SupervisorClient::new(channel).verdict(VerdictRequest { change_id, wait: true }).await;
+        verdict.unwrap_or_else(|status| panic!("{status}: {}", self.read("stderr"))).into_inner().change.unwrap()
     }
 
     pub async fn metrics(&self) -> String {

@@ -1,0 +1,83 @@
+//! What of a slot outlives its supervisor.
+
+use std::time::Instant;
+
+use gatehouse_chassis::backoff::Backoff;
+use serde::{Deserialize, Serialize};
+
+use super::{BACKOFF_BASE, Machine, Other, Policy, Quarantine, State, Then};
+
+/// A slot's history, as it stands in the state file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Memory {
+    /// The last number given to a process.
+    pub(crate) generations: u32,
+    /// The lead's number.
+    pub(crate) lead: u32,
+    /// Whether the lead was ready.
+    pub(crate) ready: bool,
+    pub(crate) exits_in_a_row: u32,
+    pub(crate) quarantine: Option<Quarantine>,
+    pub(crate) stopped_by_operator: bool,
+    pub(crate) backoff_ms: u64,
+}
+
+impl Machine {
+    /// Not started yet, with the history that a slot of that name had.
+    pub(crate) fn new(policy: Policy, memory: &Memory) -> Self {
+        let mut backoff = Backoff::new(BACKOFF_BASE.min(policy.ceiling), policy.ceiling);
+        backoff.resume(std::time::Duration::from_millis(memory.backoff_ms));
+        let state = if memory.stopped_by_operator { State::Stopped } else { State::Waiting };
+        Self {
+            policy,
+            state,
+            lead: memory.lead,
+            other: None,
+            generations: memory.generations,
+            quarantine: memory.quarantine,
+            stopped_by_operator: memory.stopped_by_operator,
+            retired: false,
+            exits_in_a_row: memory.exits_in_a_row,
+            backoff,
+        }
+    }
+
+    /// What the next supervisor is to know.
+    pub(crate) fn memory(&self) -> Memory {
+        Memory {
+            generations: self.generations,
+            lead: self.lead,
+            ready: self.is_ready(),
+            exits_in_a_row: self.exits_in_a_row,
+            quarantine: self.quarantine,
+            stopped_by_operator: self.stopped_by_operator,
+            backoff_ms: u64::try_from(self.backoff.last().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Takes over the processes that a dead supervisor left, by their numbers: two at most. What was ready then is taken to be so now; its watchdog says
+    /// otherwise soon if it is not. One older than the last lead was on its way out.
+    pub(crate) fn adopt(&mut self, found: &[u32], memory: &Memory, now: Instant) {
+        let ready_by = Some(now + self.policy.ready_timeout);
+        self.generations = found.iter().copied().fold(self.generations, u32::max);
+        let lead = found.iter().copied().find(|generation| *generation == memory.lead);
+        let lead = lead.or_else(|| found.iter().copied().filter(|generation| *generation > memory.lead).max());
+        if let Some(lead) = lead {
+            self.lead = lead;
+            self.state = match () {
+                () if self.stopped_by_operator => State::Draining { deadline: self.drained_by(now), then: Then::Stop },
+                () if memory.ready && lead == memory.lead => State::Ready { since: now },
+                () => State::Starting { deadline: ready_by },
+            };
+        }
+        let other = found.iter().copied().find(|generation| Some(*generation) != lead);
+        self.other = other.map(|generation| {
+            if lead.is_some_and(|lead| generation > lead) && self.is_ready() {
+                Other::Successor { generation, deadline: ready_by }
+            } else {
+                Other::Outgoing { generation, deadline: self.drained_by(now) }
+            }
+        });
+    }
+}

@@ -1,0 +1,188 @@
+//! What outlives the supervisor: the history of every slot, how many pushers an operator wanted, the changes that are queued. `supervisor.state.json` in the
+//! state directory.
+//!
+//! Which processes run does not stand here: their lanes say so. A disk that is full costs the memory of a supervisor that dies meanwhile, and nothing
+//! else: the suite goes on with what it knows.
+
+mod past;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use prometheus::IntCounter;
+use serde::{Deserialize, Serialize};
+
+use gatehouse_proto::internal::v1::ChangeStatus;
+
+use crate::{child::Memory, component::SlotId, control::Order};
+use past::PastChange;
+
+/// The file, and what it should say.
+#[derive(Debug)]
+pub(crate) struct StateFile {
+    path: PathBuf,
+    record: Record,
+    written: Vec<u8>,
+    failing: bool,
+    failures: IntCounter,
+}
+
+/// What is remembered of a slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct SlotRecord {
+    pub(crate) memory: Memory,
+    pub(crate) restarts: u32,
+    pub(crate) stopped_by: Option<String>,
+}
+
+/// An operator's number of pushers. It holds until the configuration says another one than it did then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Scale {
+    configured: u32,
+    wanted: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Record {
+    /// By the slot's name, `pusher/1`. Slots that were removed are kept: numbers of generations are given once.
+    slots: BTreeMap<String, SlotRecord>,
+    scale: Option<Scale>,
+    orders: Vec<Order>,
+    past: Vec<PastChange>,
+}
+
+impl StateFile {
+    /// Reads what the last supervisor left. What cannot be read is nothing; it is kept beside under another name for whoever wants to know.
+    pub(crate) fn open(state_dir: &Path, failures: IntCounter) -> Self {
+        let path = state_dir.join("supervisor.state.json");
+        let record = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                let kept = path.with_extension("json.unreadable");
+                // Only for people to look at.
+                let _lost = fs::rename(&path, &kept);
+                tracing::warn!(%error, "{} is not what we write; history is forgotten", path.display());
+                Record::default()
+            }),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(%error, "{} cannot be read; history is forgotten", path.display());
+                }
+                Record::default()
+            }
+        };
+        Self { path, record, written: Vec::new(), failing: false, failures }
+    }
+
+    /// What is remembered of that slot.
+    pub(crate) fn slot(&self, id: SlotId) -> SlotRecord {
+        self.record.slots.get(&id.to_string()).cloned().unwrap_or_default()
+    }
+
+    /// How many pushers there are to be.
+    pub(crate) fn pushers(&self, configured: u32) -> u32 {
+        self.record.scale.filter(|scale| scale.configured == configured).map_or(configured, |scale| scale.wanted)
+    }
+
+    /// An operator wants that many.
+    pub(crate) const fn scale(&mut self, configured: u32, wanted: u32) {
+        self.record.scale = Some(Scale { configured, wanted });
+    }
+
+    /// Where a slot stands.
+    pub(crate) fn note_slot(&mut self, id: SlotId, slot: SlotRecord) {
+        self.record.slots.insert(id.to_string(), slot);
+    }
+
+    /// What is still to be done, and what was.
+    pub(crate) fn note_orders(&mut self, orders: Vec<Order>, past: Vec<ChangeStatus>) {
+        self.record.orders = orders;
+        self.record.past = past.into_iter().map(PastChange::from).collect();
+    }
+
+    /// What the last supervisor had still to do.
+    pub(crate) fn take_orders(&mut self) -> (Vec<Order>, Vec<ChangeStatus>) {
+        let past = self.record.past.iter().cloned().map(ChangeStatus::from).collect();
+        (std::mem::take(&mut self.record.orders), past)
+    }
+
+    /// Writes it if it has changed. A failure is tried again with the next change.
+    pub(crate) fn write(&mut self) {
+        let Ok(bytes) = serde_json::to_vec(&self.record) else { return };
+        if bytes == self.written {
+            return;
+        }
+        let draft = self.path.with_extension("json.new");
+        match fs::write(&draft, &bytes).and_then(|()| fs::rename(&draft, &self.path)) {
+            Ok(()) => {
+                self.written = bytes;
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("{} is written again", self.path.display());
+                }
+            }
+            Err(error) => {
+                self.failures.inc();
+                if !std::mem::replace(&mut self.failing, true) {
+                    let path = self.path.display();
+                    tracing::error!(%error, "{path} not written; a supervisor that starts after this one died would not know the latest history");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::component::Component;
+
+    const EDGE: SlotId = SlotId { component: Component::Edge, instance: 0 };
+
+    fn failures() -> IntCounter {
+        IntCounter::new("failures", "Of a test.").unwrap()
+    }
+
+    fn noted(state: &mut StateFile, generations: u32) {
+        let memory = Memory { generations, ..Memory::default() };
+        state.note_slot(EDGE, SlotRecord { memory, restarts: 3, stopped_by: Some("ada".into()) });
+        state.write();
+    }
+
+    #[test]
+    fn the_next_supervisor_reads_what_this_one_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = StateFile::open(dir.path(), failures());
+        assert_eq!(state.slot(EDGE), SlotRecord::default());
+        state.scale(2, 5);
+        noted(&mut state, 7);
+        let next = StateFile::open(dir.path(), failures());
+        assert_eq!((next.slot(EDGE).memory.generations, next.slot(EDGE).restarts), (7, 3));
+        assert_eq!((next.pushers(2), next.pushers(3)), (5, 3), "another configuration beats an old scale");
+    }
+
+    #[test]
+    fn nonsense_is_nothing_and_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("supervisor.state.json");
+        fs::write(&path, "{").unwrap();
+        assert_eq!(StateFile::open(dir.path(), failures()).slot(EDGE), SlotRecord::default());
+        assert!(path.with_extension("json.unreadable").exists());
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_is_counted_and_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = dir.path().join("state");
+        let mut state = StateFile::open(&gone, failures());
+        noted(&mut state, 1);
+        noted(&mut state, 2);
+        assert_eq!(state.failures.get(), 2);
+        fs::create_dir(&gone).unwrap();
+        noted(&mut state, 2);
+        assert_eq!(StateFile::open(&gone, failures()).slot(EDGE).memory.generations, 2);
+    }
+}

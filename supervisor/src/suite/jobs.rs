@@ -1,0 +1,265 @@
+//! Operators' changes: what waits, what is under way. One at a time for each component, in the order in which they came; the same wish, uttered again before it
+//! was begun, is the same job.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fmt,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use gatehouse_proto::internal::v1::{ChangeStatus, Step};
+
+use crate::{
+    component::{Component, SlotId},
+    control::{Change, Order, Target, millis},
+};
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Jobs {
+    queued: VecDeque<Order>,
+    running: Vec<Job>,
+}
+
+/// One change under way, for everybody who asked for it.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) orders: Vec<Order>,
+    pub(super) task: Task,
+    /// Those whose turn has not come.
+    pub(super) left: VecDeque<SlotId>,
+    pub(super) current: Option<Current>,
+    pub(super) steps: Vec<Step>,
+    pub(super) failed: bool,
+}
+
+/// What is done to each slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    Restart,
+    Stop,
+    Start,
+    /// Add it; one that does not become ready is removed again.
+    Add,
+    /// Stop and remove it.
+    Remove,
+}
+
+/// The slot whose turn it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Current {
+    pub(super) slot: SlotId,
+    /// The generation that ran before; 0: none.
+    pub(super) from: u32,
+    /// The generation that is to run; `None`: it could not begin yet.
+    pub(super) to: Option<u32>,
+    /// When it is given up.
+    pub(super) until: Instant,
+}
+
+impl Jobs {
+    /// The last in the queue.
+    pub(super) fn queue(&mut self, order: Order) {
+        self.queued.push_back(order);
+    }
+
+    /// The next order that can begin, with those that want the same: none of its components is being changed, or waits for an earlier order.
+    pub(super) fn next(&mut self) -> Option<Vec<Order>> {
+        let mut busy: BTreeSet<Component> =
+            self.running.iter().flat_map(|job| &job.orders).flat_map(|order| order.change.components()).collect();
+        let position = self.queued.iter().position(|order| {
+            let components = order.change.components();
+            let free = components.iter().all(|component| !busy.contains(component));
+            busy.extend(components);
+            free
+        })?;
+        let first = self.queued.remove(position)?;
+        let components = first.change.components();
+        let mut orders = vec![first];
+        let mut i = position;
+        while let Some(order) = self.queued.get(i) {
+            if order.change == orders[0].change {
+                orders.extend(self.queued.remove(i));
+            } else if order.change.components().iter().any(|component| components.contains(component)) {
+                break;
+            } else {
+                i += 1;
+            }
+        }
+        Some(orders)
+    }
+
+    /// One more is under way.
+    pub(super) fn begin(&mut self, job: Job) {
+        self.running.push(job);
+    }
+
+    /// Those under way, taken out to be looked at; they are put back by [`Jobs::begin`].
+    pub(super) fn take_running(&mut self) -> Vec<Job> {
+        std::mem::take(&mut self.running)
+    }
+
+    /// Everything that waits, taken out: it will not be done any more.
+    pub(super) fn take_queued(&mut self) -> VecDeque<Order> {
+        std::mem::take(&mut self.queued)
+    }
+
+    /// When the first is given up.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.running.iter().filter_map(|job| Some(job.current?.until)).min()
+    }
+
+    /// Whether that slot is being added.
+    pub(super) fn is_adding(&self, id: SlotId) -> bool {
+        self.running.iter().any(|job| job.task == Task::Add && job.current.is_some_and(|current| current.slot == id))
+    }
+
+    /// Whether that slot is being removed.
+    pub(super) fn is_removing(&self, id: SlotId) -> bool {
+        let concerns = |job: &Job| job.left.contains(&id) || job.current.is_some_and(|current| current.slot == id);
+        self.running.iter().any(|job| job.task == Task::Remove && concerns(job))
+    }
+
+    /// All that is to be done, for the next supervisor.
+    pub(super) fn orders(&self) -> Vec<Order> {
+        self.running.iter().flat_map(|job| &job.orders).chain(&self.queued).cloned().collect()
+    }
+
+    /// For `Status`.
+    pub(super) fn statuses(&self) -> Vec<ChangeStatus> {
+        let running = self.running.iter().flat_map(Job::statuses);
+        // How long it has been under way is the asker's to add: the status changes with what happens, not with time.
+        let timeless = |status: ChangeStatus| ChangeStatus { took_ms: 0, ..status };
+        running.chain(self.queued.iter().map(|order| order.status("queued"))).map(timeless).collect()
+    }
+}
+
+impl Job {
+    /// Nothing done yet.
+    pub(super) fn new(orders: Vec<Order>, task: Task, slots: impl IntoIterator<Item = SlotId>) -> Self {
+        Self { orders, task, left: slots.into_iter().collect(), current: None, steps: Vec::new(), failed: false }
+    }
+
+    /// One for everybody who asked.
+    pub(super) fn statuses(&self) -> Vec<ChangeStatus> {
+        self.orders.iter().map(|order| ChangeStatus { steps: self.steps.clone(), ..order.status("running") }).collect()
+    }
+
+    /// The same when it is over.
+    pub(super) fn verdicts(&self, verdict: &str) -> Vec<ChangeStatus> {
+        let state = if self.failed { "failed" } else { "done" };
+        let shared = if self.orders.len() > 1 { format!("; asked for {} times at once", self.orders.len()) } else { String::new() };
+        let status =
+            |order: &Order| ChangeStatus { steps: self.steps.clone(), verdict: format!("{verdict}{shared}"), ..order.status(state) };
+        self.orders.iter().map(status).collect()
+    }
+}
+
+impl Order {
+    /// Where it stands, as others see it.
+    pub(super) fn status(&self, state: &str) -> ChangeStatus {
+        let queued_ms = self.queued.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+        ChangeStatus {
+            change_id: self.id.clone(),
+            what: self.change.to_string(),
+            actor: self.actor.clone(),
+            reason: self.reason.clone(),
+            state: state.to_owned(),
+            queued_ms,
+            took_ms: millis(SystemTime::now().duration_since(self.queued).unwrap_or(Duration::ZERO)),
+            verdict: String::new(),
+            steps: Vec::new(),
+        }
+    }
+}
+
+impl Change {
+    /// Which it touches.
+    fn components(&self) -> Vec<Component> {
+        match self {
+            Self::Restart(target) | Self::Stop(target) | Self::Start(target) => vec![target.component],
+            Self::Scale { .. } => vec![Component::Pusher],
+            Self::Upgrade { .. } => Component::ALL.to_vec(),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    /// As on the command line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Restart(target) => write!(f, "restart {target}"),
+            Self::Stop(target) => write!(f, "stop {target}"),
+            Self::Start(target) => write!(f, "start {target}"),
+            Self::Scale { instances } => write!(f, "scale pusher {instances}"),
+            Self::Upgrade { directory: None } => f.write_str("upgrade"),
+            Self::Upgrade { directory: Some(directory) } => write!(f, "upgrade --from {}", directory.display()),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.component.name())?;
+        self.instance.map_or(Ok(()), |instance| write!(f, "/{instance}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(id: &str, change: Change) -> Order {
+        Order { id: id.to_owned(), actor: "ada".into(), reason: String::new(), change, queued: UNIX_EPOCH }
+    }
+
+    fn target(component: Component) -> Target {
+        Target { component, instance: None }
+    }
+
+    fn ids(orders: Option<Vec<Order>>) -> Vec<String> {
+        orders.into_iter().flatten().map(|order| order.id).collect()
+    }
+
+    #[test]
+    fn the_same_wish_is_one_job_unless_another_stands_between() {
+        let mut jobs = Jobs::default();
+        let (edge, admin) = (target(Component::Edge), target(Component::Admin));
+        for (id, change) in [
+            ("1", Change::Restart(edge)),
+            ("2", Change::Restart(admin)),
+            ("3", Change::Restart(edge)),
+            ("4", Change::Stop(edge)),
+            ("5", Change::Restart(edge)),
+        ] {
+            jobs.queue(order(id, change));
+        }
+        let first = jobs.next().unwrap();
+        assert_eq!(first.iter().map(|order| order.id.as_str()).collect::<Vec<_>>(), ["1", "3"]);
+        jobs.begin(Job::new(first, Task::Restart, []));
+        assert_eq!(ids(jobs.next()), ["2"], "another component does not wait");
+        assert_eq!(ids(jobs.next()), Vec::<String>::new(), "the same one does");
+        assert_eq!(jobs.orders().iter().map(|order| order.id.as_str()).collect::<Vec<_>>(), ["1", "3", "4", "5"]);
+        jobs.take_running();
+        assert_eq!((ids(jobs.next()), ids(jobs.next())), (vec!["4".to_owned()], vec!["5".to_owned()]));
+    }
+
+    #[test]
+    fn an_upgrade_waits_for_all_and_all_wait_for_it() {
+        let mut jobs = Jobs::default();
+        jobs.begin(Job::new(vec![order("1", Change::Scale { instances: 3 })], Task::Add, []));
+        jobs.queue(order("2", Change::Upgrade { directory: None }));
+        jobs.queue(order("3", Change::Restart(target(Component::Edge))));
+        assert!(jobs.next().is_none());
+        jobs.take_running();
+        assert_eq!(ids(jobs.next()), ["2"]);
+    }
+
+    #[test]
+    fn changes_read_as_they_are_typed() {
+        let pusher = Target { component: Component::Pusher, instance: Some(1) };
+        assert_eq!(Change::Stop(pusher).to_string(), "stop pusher/1");
+        assert_eq!(Change::Scale { instances: 4 }.to_string(), "scale pusher 4");
+        assert_eq!(Change::Upgrade { directory: Some("/opt/new".into()) }.to_string(), "upgrade --from /opt/new");
+    }
+}

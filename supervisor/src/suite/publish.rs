@@ -1,0 +1,79 @@
+//! What others are told of the suite: operators, edges, systemd, and the supervisor that comes after this one.
+
+use std::time::Instant;
+
+use gatehouse_chassis::outlet::Outlet;
+use gatehouse_proto::internal::v1::{Member, Members, StatusResponse};
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+
+use super::{Phase, Suite, slot::Slot};
+use crate::{
+    component::Component,
+    control::{Snapshot, summary},
+    state::SlotRecord,
+};
+
+/// Where all stand, for whoever asks.
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub(crate) snapshot: watch::Sender<Snapshot>,
+    pub(crate) members: watch::Sender<Members>,
+}
+
+impl Suite {
+    /// After every event.
+    pub(super) fn publish(&self, ready: bool) {
+        let dropped = Outlet::stderr().take_dropped();
+        if dropped > 0 {
+            tracing::warn!(lines = dropped, "lines dropped: stderr is not read fast enough");
+        }
+        let (instances, started): (Vec<_>, Vec<Option<Instant>>) = self.slots.iter().flat_map(Slot::statuses).unzip();
+        let draining = matches!(self.phase, Phase::Draining { .. });
+        let line = summary(&instances);
+        let status = StatusResponse {
+            ready: ready && !draining && self.phase == Phase::Serving,
+            draining,
+            instances,
+            listeners: self.parts.launcher.sockets().listed(),
+            pid: std::process::id(),
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            changes: self.jobs.statuses(),
+        };
+        let changed = self.parts.published.snapshot.send_if_modified(|snapshot| {
+            let changed = snapshot.status != status || snapshot.started != started;
+            *snapshot = Snapshot { status, started };
+            changed
+        });
+        let members = self.members();
+        self.parts.published.members.send_if_modified(|published| {
+            let changed = *published != members;
+            *published = members;
+            changed
+        });
+        // systemd alone reads it, if it is there.
+        let _unread = changed.then(|| sd_notify::notify(&[NotifyState::Status(&line)]));
+    }
+
+    /// Who takes new work. One that crashed belongs to them: its clients wait for the next generation.
+    fn members(&self) -> Members {
+        let ours = self.slots.iter().filter(|slot| slot.id.component != Component::Redis && !slot.leaving);
+        // An added one that has never been ready is not there yet.
+        let there = ours.filter(|slot| slot.ready_once || !self.jobs.is_adding(slot.id));
+        let member = |slot: &Slot| Member { component: slot.id.component.name().to_owned(), instance: slot.id.instance };
+        Members { members: there.map(member).collect() }
+    }
+
+    /// For the next supervisor.
+    pub(super) fn remember(&mut self) {
+        for slot in &self.slots {
+            let mut memory = slot.machine.memory();
+            // One that is removed is not one that an operator stopped.
+            memory.stopped_by_operator &= !slot.leaving;
+            let stopped_by = slot.stopped_by.clone().filter(|_| memory.stopped_by_operator);
+            self.parts.state.note_slot(slot.id, SlotRecord { memory, restarts: slot.restarts, stopped_by });
+        }
+        self.parts.state.note_orders(self.jobs.orders(), self.parts.desk.snapshot());
+        self.parts.state.write();
+    }
+}
