@@ -31,6 +31,9 @@ pub struct Traffic {
     /// Events in a second
     #[arg(long, default_value_t = Sizes::FULL.events)]
     events: u32,
+    /// Scrapes, looks at the readiness and at the trail in a second
+    #[arg(long, default_value_t = Sizes::FULL.operators)]
+    operators: u32,
 }
 
 /// A suite and its load.
@@ -44,8 +47,8 @@ pub(crate) struct World {
 impl Traffic {
     pub(crate) fn sizes(&self) -> Sizes {
         let direct = self.streams / 10;
-        let Self { http, callers, pace, events, .. } = *self;
-        Sizes { http, callers, streams: self.streams - direct, direct, pace, events, ..Sizes::FULL }
+        let Self { http, callers, pace, events, operators, .. } = *self;
+        Sizes { http, callers, streams: self.streams - direct, direct, pace, events, operators, ..Sizes::FULL }
     }
 
     /// The same streams, all of them through the edge.
@@ -54,7 +57,7 @@ impl Traffic {
     }
 
     pub(crate) fn title(&self) -> String {
-        let Self { http, callers, streams, pace, events } = self;
+        let Self { http, callers, streams, pace, events, .. } = self;
         format!("{http} HTTP connections and {callers} callers at {pace}/s each, {streams} event streams, {events} events/s")
     }
 }

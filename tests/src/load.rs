@@ -78,12 +78,25 @@ pub struct Sizes {
     pub pace: u32,
     /// Events in a second, to one user after the other.
     pub events: u32,
+    /// Each operator's questions in a second.
+    pub operators: u32,
 }
 
 impl Sizes {
     /// For the tests, which run unoptimised and beside each other.
-    pub const SMALL: Self =
-        Self { http: 16, http_anew: 2, callers: 16, lines: 4, streams: 80, direct: 20, streams_a_line: 20, users: 10, pace: 5, events: 20 };
+    pub const SMALL: Self = Self {
+        http: 16,
+        http_anew: 2,
+        callers: 16,
+        lines: 4,
+        streams: 80,
+        direct: 20,
+        streams_a_line: 20,
+        users: 10,
+        pace: 5,
+        events: 20,
+        operators: 4,
+    };
     /// The claim: 64 HTTP connections, 64 gRPC callers, 1,000 event streams.
     pub const FULL: Self = Self {
         http: 64,
@@ -96,6 +109,7 @@ impl Sizes {
         users: 40,
         pace: 10,
         events: 20,
+        operators: 4,
     };
 }
 
@@ -227,7 +241,7 @@ impl Plan {
             web::Caller::new(suite.address("http"), web::LOAD, if anew { Kind::HttpAnew } else { Kind::Http }, pace, tally, told)
         };
         let mut web: Vec<_> = (0..sizes.http + sizes.http_anew).map(|i| http(i, i >= sizes.http)).collect();
-        let operators = operators::Operators::new(suite, Arc::clone(tally), told.clone());
+        let operators = operators::Operators::new(suite, Pace::new(sizes.operators, 0, 1), Arc::clone(tally), told.clone());
         web.extend(operators.web(tally, told));
         let verified = Arc::new(events::Verified::new(suite.key.clone()));
         let mut streams = Vec::new();
@@ -280,10 +294,6 @@ impl Pace {
         let period = Duration::from_secs(1) / per_second;
         let (i, of) = (u32::try_from(i % of.max(1)).unwrap(), u32::try_from(of.max(1)).unwrap());
         Self { period, begin: period * i / of }
-    }
-
-    const fn every(period: Duration) -> Self {
-        Self { period, begin: Duration::ZERO }
     }
 
     fn ticks(self) -> Interval {

@@ -48,7 +48,7 @@ async fn added_pushers_get_streams_and_the_number_survives_the_supervisor() {
     let load = Load::start(&suite, SIZES).await;
     wait::eventually("every pusher has streams", async || {
         let metrics = suite.metrics().await;
-        let has = |instance: &str| metrics.sum("push_streams", &[("instance", instance)]) > 0.0;
+        let has = |instance: &str| metrics.sum("push_streams", &[("pusher", instance)]) > 0.0;
         ["0", "1", "2"].into_iter().all(has).then_some(())
     })
     .await;

@@ -6,11 +6,7 @@ use gatehouse_chassis::ipc;
 use gatehouse_proto::internal::v1::{ListAuditRequest, admin_client::AdminClient};
 use tokio::{sync::watch, time::timeout};
 
-use super::{
-    Fault, Kind, PATIENCE, Pace, Stage, goes_on,
-    tally::Tally,
-    web::{Caller, OPERATORS_PERIOD},
-};
+use super::{Fault, Kind, PATIENCE, Pace, Stage, goes_on, tally::Tally, web::Caller};
 use crate::Suite;
 
 /// A few of them.
@@ -19,25 +15,26 @@ pub(super) struct Operators {
     admin: SocketAddr,
     http: SocketAddr,
     socket: PathBuf,
+    pace: Pace,
     tally: Arc<Tally>,
     told: watch::Receiver<Stage>,
 }
 
 impl Operators {
-    pub(super) fn new(suite: &Suite, tally: Arc<Tally>, told: watch::Receiver<Stage>) -> Self {
+    pub(super) fn new(suite: &Suite, pace: Pace, tally: Arc<Tally>, told: watch::Receiver<Stage>) -> Self {
         let socket = suite.runtime_dir().join("admin.sock");
-        Self { admin: suite.address("admin"), http: suite.address("http"), socket, tally, told }
+        Self { admin: suite.address("admin"), http: suite.address("http"), socket, pace, tally, told }
     }
 
     /// Those who ask over HTTP, each time on a new connection.
     pub(super) fn web(&self, tally: &Arc<Tally>, told: &watch::Receiver<Stage>) -> Vec<Caller> {
         let asked = [(self.admin, "/metrics", Kind::Metrics), (self.http, "/health/ready", Kind::Readiness)];
-        asked.map(|(address, path, kind)| Caller::new(address, path, kind, Pace::every(OPERATORS_PERIOD), tally, told)).into()
+        asked.map(|(address, path, kind)| Caller::new(address, path, kind, self.pace, tally, told)).into()
     }
 
     /// Asks for the newest records as the command `gatehouse` does.
     pub(super) async fn read_the_trail(self) {
-        let mut ticks = Pace::every(OPERATORS_PERIOD).ticks();
+        let mut ticks = self.pace.ticks();
         while goes_on(&self.told) {
             ticks.tick().await;
             let op = self.tally.begin(Kind::Trail);

@@ -1,10 +1,6 @@
 //! HTTP/1.1 requests on connections of our own, byte for byte: what a connection's end meant for the request on it is seen here and nowhere in a library.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -159,9 +155,6 @@ impl Head {
         Ok(Some(Self { status, closes, length: end + 4, body }))
     }
 }
-
-/// Between two requests of one who connects anew, and of an operator.
-pub(super) const OPERATORS_PERIOD: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
