@@ -68,9 +68,20 @@ impl Inherited {
         self.take_fd(name).map(Listener::from_fd).transpose()
     }
 
-    /// Takes it as it is, to lend it on.
+    /// Takes it as it is, to lend it on. Of several of that name the first: nobody would accept on the others, so they are closed.
     pub fn take_fd(&mut self, name: &str) -> Option<OwnedFd> {
-        self.0.get_mut(name).and_then(Vec::pop)
+        let mut lent = self.0.remove(name)?.into_iter();
+        let first = lent.next();
+        let others = lent.count();
+        if others > 0 {
+            tracing::warn!(socket = name, others, "several descriptors of one name were lent; all but the first are closed");
+        }
+        first
+    }
+
+    /// The names of those that were not taken yet.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
     }
 
     /// Adds a socket that this process has bound itself.
@@ -107,5 +118,24 @@ impl Listener {
             socket.set_nonblocking(true)?;
             TcpListener::from_std(socket).map(Self::Tcp)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_sockets_of_one_name_the_first_is_taken_and_the_others_are_closed() {
+        let sockets = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let [first, second, other] = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
+        let names = ["http", "http", "grpc"];
+        let mut inherited = Inherited::of(names.into_iter().zip(sockets.map(OwnedFd::from)));
+        assert_eq!(inherited.names().collect::<Vec<_>>(), ["grpc", "http"]);
+        let taken = std::net::TcpListener::from(inherited.take_fd("http").unwrap());
+        assert_eq!(taken.local_addr().unwrap(), first);
+        assert!(std::net::TcpStream::connect(second).is_err());
+        assert!(inherited.take_fd("http").is_none());
+        std::net::TcpStream::connect(other).unwrap();
     }
 }

@@ -48,7 +48,7 @@ use crate::{
 pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     // open: what must be ours alone before anything is touched
     let shared = Arc::clone(process.shared());
-    let premises = Premises::open(&shared)?;
+    let premises = process.inherited(|inherited| Premises::open(&shared, inherited))?;
     let metrics = SuiteMetrics::new(process.metrics());
     let state = StateFile::open(&shared.state_dir, metrics.state_failures.clone());
     let slots = roll(&shared, state.pushers(shared.instances(Component::Pusher.name())));
@@ -58,9 +58,10 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let (control, desk, published) = Control::new();
 
     // bind
-    let sockets = process.inherited(|inherited| Sockets::bind(&config.listen, &shared, &slots, inherited)).map_err(Fatal::config)?;
+    let opened = process.inherited(|inherited| Sockets::open(&config.listen, &shared, &slots, inherited, &[]));
+    let sockets = opened.map_err(Fatal::from)?;
     let notifications = Notifications::bind(&shared.runtime_dir)?;
-    let control_socket = premises.bind_control()?;
+    let control_socket = sockets.control()?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
 

@@ -1,62 +1,58 @@
 //! The state and runtime directories, and the proof that they are ours alone.
+//!
+//! Each holds a lock, for two suites may share neither. It is the kernel's and goes with the process, however that ends; no child inherits it, and a supervisor
+//! that executes its successor hands it on, so that nobody comes in between.
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{Read as _, Seek as _, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     os::{
         fd::OwnedFd,
-        unix::{
-            fs::{DirBuilderExt as _, OpenOptionsExt as _},
-            net::UnixStream,
-        },
+        unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
 };
 
-use gatehouse_chassis::{config::Shared, exit::Fatal};
+use gatehouse_chassis::{config::Shared, exit::Fatal, sockets::Inherited};
 
-use crate::sockets;
+/// In each of the two directories.
+const LOCK: &str = "supervisor.lock";
 
-/// Held while the supervisor lives. The lock is the kernel's: it goes with the process, however that ends, and no child inherits it.
+/// Held while the supervisor lives.
 #[derive(Debug)]
 pub(crate) struct Premises {
-    _lock: File,
-    control: PathBuf,
+    locks: Vec<(&'static str, File)>,
 }
 
 impl Premises {
     /// Makes the directories and locks them, or says whose they are.
-    pub(crate) fn open(shared: &Shared) -> anyhow::Result<Self> {
-        for (key, dir) in [("state_dir", &shared.state_dir), ("runtime_dir", &shared.runtime_dir)] {
+    pub(crate) fn open(shared: &Shared, inherited: &mut Inherited) -> Result<Self, Fatal> {
+        let mut locks: Vec<(&'static str, File)> = Vec::new();
+        for (name, key, dir) in [("lock.state", "state_dir", &shared.state_dir), ("lock.runtime", "runtime_dir", &shared.runtime_dir)] {
             create(key, dir)?;
+            let path = dir.join(LOCK);
+            // Both may be one directory.
+            if !locks.iter().any(|(_, held)| is_at(held, &path)) {
+                locks.push((name, lock(&path, inherited.take_fd(name))?));
+            }
         }
-        let lock = lock(&shared.state_dir.join("supervisor.lock"))?;
-        let control = control_socket(shared);
-        // Another state directory, but the same sockets.
-        if UnixStream::connect(&control).is_ok() {
-            return Err(
-                Fatal::config(format!("another supervisor answers on {}; set another GATEWAY_RUNTIME_DIR", control.display())).into()
-            );
-        }
-        Ok(Self { _lock: lock, control })
+        Ok(Self { locks })
     }
 
-    /// Binds the control socket.
-    pub(crate) fn bind_control(&self) -> Result<OwnedFd, Fatal> {
-        sockets::bind_unix(&self.control).map_err(Fatal::config)
-    }
-}
-
-impl Drop for Premises {
-    fn drop(&mut self) {
-        // Not there when the start failed early.
-        let _absent = fs::remove_file(&self.control);
+    /// The locks with their names, for the supervisor that is executed in our place.
+    pub(crate) fn handed_on(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        self.locks.iter().map(|(name, lock)| Ok(((*name).to_owned(), lock.try_clone()?.into()))).collect()
     }
 }
 
 /// Where the operator's command finds us.
 pub(crate) fn control_socket(shared: &Shared) -> PathBuf {
     shared.local_socket("supervisor", 0)
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |(open, found): (fs::Metadata, fs::Metadata)| (open.dev(), open.ino()) == (found.dev(), found.ino());
+    file.metadata().and_then(|open| Ok((open, fs::metadata(path)?))).is_ok_and(same)
 }
 
 fn create(key: &str, dir: &Path) -> Result<(), Fatal> {
@@ -67,9 +63,12 @@ fn create(key: &str, dir: &Path) -> Result<(), Fatal> {
     })
 }
 
-fn lock(path: &Path) -> Result<File, Fatal> {
-    let unusable = |error: std::io::Error| Fatal::config(format!("{} cannot be used: {error}", path.display()));
-    let mut file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path).map_err(unusable)?;
+fn lock(path: &Path, handed_on: Option<OwnedFd>) -> Result<File, Fatal> {
+    let unusable = |error: io::Error| Fatal::config(format!("{} cannot be used: {error}", path.display()));
+    let open = || fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path);
+    // The lock belongs to the open file: to lock it again changes nothing.
+    let handed_on = handed_on.map(File::from).filter(|file| is_at(file, path));
+    let mut file = handed_on.map_or_else(open, Ok).map_err(unusable)?;
     match file.try_lock() {
         Ok(()) => {
             file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(unusable)?;
@@ -88,16 +87,51 @@ fn lock(path: &Path) -> Result<File, Fatal> {
 
 #[cfg(test)]
 mod tests {
+    use gatehouse_chassis::config::{Config as _, Reader, Source};
+
     use super::*;
 
     #[test]
     fn a_second_supervisor_is_refused_and_told_who_is_there() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("supervisor.lock");
-        let held = lock(&path).unwrap();
-        let refused = lock(&path).unwrap_err().to_string();
+        let path = dir.path().join(LOCK);
+        let held = lock(&path, None).unwrap();
+        let refused = lock(&path, None).unwrap_err().to_string();
         assert_eq!(refused, format!("another supervisor (pid {}) is running on {}", std::process::id(), dir.path().display()));
         drop(held);
-        lock(&path).unwrap();
+        lock(&path, None).unwrap();
+    }
+
+    #[test]
+    fn a_lock_is_handed_on_without_a_moment_in_which_it_is_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOCK);
+        let held = lock(&path, None).unwrap();
+        let kept = OwnedFd::from(held.try_clone().unwrap());
+        drop(held);
+        assert!(lock(&path, None).is_err(), "whoever executes the successor holds it until then");
+        let successor = lock(&path, Some(kept)).unwrap();
+        assert!(lock(&path, None).is_err());
+        drop(successor);
+        // One of a file that was removed locks nothing.
+        let stale = lock(&path, None).unwrap();
+        fs::remove_file(&path).unwrap();
+        let fresh = lock(&path, Some(stale.into())).unwrap();
+        assert!(is_at(&fresh, &path));
+    }
+
+    #[test]
+    fn two_suites_share_neither_directory_and_one_may_have_both_in_one() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let open = |state: &Path, run: &Path| {
+            let env = [("GATEWAY_STATE_DIR", state), ("GATEWAY_RUNTIME_DIR", run)].map(|(name, dir)| (name, dir.to_str().unwrap()));
+            let shared = Shared::read(&mut Reader::new(Source::of("", &env))).unwrap();
+            Premises::open(&shared, &mut Inherited::default())
+        };
+        let both = open(first.path(), first.path()).unwrap();
+        assert_eq!(both.handed_on().unwrap().len(), 1);
+        assert!(open(second.path(), first.path()).is_err() && open(first.path(), second.path()).is_err());
+        drop(both);
+        assert_eq!(open(second.path(), first.path()).unwrap().handed_on().unwrap().len(), 2);
     }
 }

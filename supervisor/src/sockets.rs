@@ -1,197 +1,284 @@
-//! Every socket that the suite accepts on: bound once, held for as long as the supervisor lives, lent to each generation of a child.
+//! Every socket that the suite accepts on: made once, held for as long as the supervisor lives, lent to each generation of a child.
 //!
-//! Nothing else binds, closes or unlinks one. A child that dies leaves its connections in the queue for the next.
+//! Each has one name, in systemd's fd store, from one supervisor to the next, and in the status: `http`, `grpc`, `admin`, `push` are public,
+//! `local.edge-0`, `local.pusher-1` are the children's own, `control` is ours. A supervisor that starts takes each from the first of these that has it:
+//!
+//! ```text
+//!   LISTEN_FDS (a socket unit, the fd store, or the supervisor that executed us) ─▶ a living child of a dead supervisor ─▶ a new one, bound
+//! ```
+//!
+//! Nothing else binds, closes or unlinks one. A child that dies leaves its connections in the queue for the next, and so does a supervisor.
 
+mod bound;
 mod holder;
+mod place;
+mod store;
+mod takeover;
 
-use std::{
-    fs, io,
-    net::{Ipv4Addr, SocketAddr},
-    os::{
-        fd::OwnedFd,
-        unix::fs::{FileTypeExt as _, PermissionsExt as _},
-    },
-    path::{Path, PathBuf},
+use std::{collections::BTreeMap, io, os::fd::OwnedFd, sync::Arc};
+
+use gatehouse_chassis::{
+    config::Shared,
+    exit::{self, Fatal},
+    sockets::Inherited,
 };
-
-use gatehouse_chassis::{config::Shared, sockets::Inherited};
 use gatehouse_proto::internal::v1;
-use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::{
-    component::{Component, SlotId, label},
+    component::{Component, SlotId},
     config::Listen,
+    premises::control_socket,
 };
+use bound::Bound;
+pub(crate) use place::path_problem;
+use place::{Place, address_of};
+use store::Store;
+pub(crate) use takeover::Refused;
 
-/// Connections that wait while a child is replaced. The kernel cuts it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
-/// `sun_path` with its final NUL.
-const MAX_UNIX_PATH: usize = 107;
+/// The socket of the operator's command.
+const CONTROL: &str = "control";
+/// Every public name, configured or not.
+const PUBLIC: [&str; 4] = ["http", "grpc", "admin", "push"];
 
 /// The sockets of the suite.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    public: Vec<Public>,
-    local: Vec<Local>,
-    directory: PathBuf,
+    sockets: Vec<Socket>,
+    bound: Bound,
+    store: Store,
+    shared: Arc<Shared>,
+}
+
+/// Why there are none.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// Living children hold some of them, and the kernel keeps them from us. Nothing was bound or closed: when those children have ended, the same call
+    /// binds anew.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// Addresses that cannot be had; every problem.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// One that the configuration asks for.
+#[derive(Clone, Debug)]
+struct Wanted {
+    name: String,
+    place: Place,
+    child: Option<(Component, u32)>,
 }
 
 #[derive(Debug)]
-struct Public {
-    name: &'static str,
-    address: String,
+struct Socket {
+    wanted: Wanted,
     fd: OwnedFd,
-}
-
-#[derive(Debug)]
-struct Local {
-    component: Component,
-    instance: u32,
-    path: PathBuf,
-    fd: OwnedFd,
+    /// Bound by this supervisor: a child that was there before does not accept on it.
+    is_new: bool,
 }
 
 impl Sockets {
-    /// Binds what was not inherited. Every problem at once.
-    pub(crate) fn bind(listen: &Listen, shared: &Shared, slots: &[SlotId], inherited: &mut Inherited) -> Result<Self, String> {
-        let (mut public, mut local, mut problems) = (Vec::new(), Vec::new(), Vec::new());
-        for (name, address) in listen.named() {
-            match inherited.take_fd(name).map_or_else(|| bind_tcp(name, address), Ok) {
-                Ok(fd) => public.push(Public { name, address: address_of(&fd), fd }),
-                Err(problem) => problems.push(problem),
+    /// All that the configuration and `roll` ask for. `orphans` are the pids of the children that a dead supervisor has left and that go on serving.
+    pub(crate) fn open(
+        listen: &Listen,
+        shared: &Arc<Shared>,
+        roll: &[SlotId],
+        inherited: &mut Inherited,
+        orphans: &[u32],
+    ) -> Result<Self, OpenError> {
+        let wanted = wanted(listen, shared, roll);
+        let (mut bound, mut store) = (Bound::open(&shared.runtime_dir), Store::default());
+        let mut have = take_inherited(&wanted, inherited, &mut bound, &mut store);
+        let missing: Vec<_> = wanted.iter().filter(|wanted| !have.contains_key(&wanted.name)).collect();
+        let (found, refused) = takeover::find(&missing, orphans);
+        if let Some(refused) = refused {
+            for (name, fd) in have {
+                inherited.insert(&name, fd);
+            }
+            return Err(refused.into());
+        }
+        for (name, fd) in found {
+            if missing.iter().any(|wanted| wanted.name == name && wanted.is_reached(&bound, &fd)) {
+                tracing::info!(socket = name, "taken over from a child of the last supervisor");
+                have.insert(name, fd);
             }
         }
-        for SlotId { component, instance } in slots.iter().copied().filter(|slot| slot.component.is_ours()) {
-            let path = shared.local_socket(component.name(), instance);
-            match bind_unix(&path) {
-                Ok(fd) => local.push(Local { component, instance, path, fd }),
-                Err(problem) => problems.push(problem),
+        let mut this = Self { sockets: Vec::new(), bound, store, shared: Arc::clone(shared) };
+        let mut problems = Vec::new();
+        for wanted in wanted {
+            let had = have.remove(&wanted.name);
+            problems.extend(this.add(wanted, had).err());
+        }
+        if problems.is_empty() {
+            this.store.check();
+            return Ok(this);
+        }
+        // As if we had not been here.
+        for socket in this.sockets.drain(..) {
+            if socket.is_new {
+                this.store.forget(&socket.wanted.name);
+                socket.unlink(&mut this.bound);
+            } else {
+                inherited.insert(&socket.wanted.name, socket.fd);
             }
         }
-        let directory = shared.runtime_dir.clone();
-        if problems.is_empty() { Ok(Self { public, local, directory }) } else { Err(problems.join("; ")) }
+        Err(OpenError::Unusable(problems.join("; ")))
     }
 
-    /// Binds the local socket of a new instance.
-    pub(crate) fn add_local(&mut self, component: Component, instance: u32) -> Result<(), String> {
-        let path = self.directory.join(format!("{}.sock", label(SlotId { component, instance })));
-        let fd = bind_unix(&path)?;
-        self.local.push(Local { component, instance, path, fd });
+    fn add(&mut self, wanted: Wanted, had: Option<OwnedFd>) -> Result<(), String> {
+        let is_new = had.is_none();
+        let fd = had.map_or_else(|| wanted.place.bind(&wanted.name), Ok)?;
+        if let (Place::Unix(path), true) = (&wanted.place, is_new) {
+            self.bound.note(path, &fd);
+        }
+        self.store.keep(&wanted.name, &fd);
+        self.sockets.push(Socket { wanted, fd, is_new });
         Ok(())
     }
 
-    /// Closes that of an instance that is gone.
+    /// Makes the socket of one more instance.
+    pub(crate) fn add_local(&mut self, component: Component, instance: u32) -> Result<(), String> {
+        let wanted = Wanted::local(&self.shared, component, instance);
+        if self.sockets.iter().any(|socket| socket.wanted.name == wanted.name) { Ok(()) } else { self.add(wanted, None) }
+    }
+
+    /// Ends the socket of an instance that has ended and comes no more.
     pub(crate) fn remove_local(&mut self, component: Component, instance: u32) {
-        self.local.retain(|socket| {
-            let gone = (socket.component, socket.instance) == (component, instance);
-            if gone {
-                let _absent = fs::remove_file(&socket.path);
-            }
-            !gone
-        });
+        let gone: Vec<_> = self.sockets.extract_if(.., |socket| socket.wanted.child == Some((component, instance))).collect();
+        for socket in gone {
+            self.store.forget(&socket.wanted.name);
+            socket.unlink(&mut self.bound);
+        }
     }
 
     /// What that child is lent, by name. The descriptors are duplicates for it alone.
     pub(crate) fn lend(&self, component: Component, instance: u32) -> io::Result<Vec<(&'static str, OwnedFd)>> {
-        let public =
-            self.public.iter().filter(|socket| component.public_sockets().contains(&socket.name)).map(|socket| (socket.name, &socket.fd));
-        let local = self.local.iter().filter(|socket| (socket.component, socket.instance) == (component, instance));
-        public.chain(local.map(|socket| ("local", &socket.fd))).map(|(name, fd)| Ok((name, fd.try_clone()?))).collect()
+        let public = component.public_sockets().iter().filter_map(|name| Some((*name, self.named(name)?)));
+        let local = self.sockets.iter().filter(|socket| socket.wanted.child == Some((component, instance)));
+        public.chain(local.map(|socket| ("local", socket))).map(|(name, socket)| Ok((name, socket.fd.try_clone()?))).collect()
+    }
+
+    /// Whether that child, were it older than this supervisor, would accept on sockets that are no longer these.
+    pub(crate) fn is_new(&self, component: Component, instance: u32) -> bool {
+        let public = component.public_sockets().iter().filter_map(|name| self.named(name));
+        let local = self.sockets.iter().filter(|socket| socket.wanted.child == Some((component, instance)));
+        public.chain(local).any(|socket| socket.is_new)
+    }
+
+    /// Those that clients connect to, to answer when no child does.
+    pub(crate) fn public(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
+        PUBLIC.iter().filter_map(|name| Some((*name, self.named(name)?))).map(|(name, socket)| Ok((name, socket.fd.try_clone()?))).collect()
+    }
+
+    /// Our own, to be served.
+    pub(crate) fn control(&self) -> io::Result<OwnedFd> {
+        self.named(CONTROL).ok_or_else(|| io::Error::other("no control socket"))?.fd.try_clone()
+    }
+
+    /// All of them with their names, for the supervisor that is executed in our place.
+    pub(crate) fn handed_on(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        self.sockets.iter().map(|socket| Ok((socket.wanted.name.clone(), socket.fd.try_clone()?))).collect()
     }
 
     /// For the status.
     pub(crate) fn listed(&self) -> Vec<v1::Listener> {
-        let public = self.public.iter().map(|socket| (socket.name.to_owned(), socket.address.clone()));
-        // By its file's name, `admin.sock`: the public listener of a component may have the component's.
-        let name = |socket: &Local| socket.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let local = self.local.iter().map(|socket| (name(socket), format!("unix:{}", socket.path.display())));
-        public.chain(local).map(|(name, address)| v1::Listener { name, address }).collect()
+        self.sockets.iter().map(|socket| v1::Listener { name: socket.wanted.name.clone(), address: address_of(&socket.fd) }).collect()
+    }
+
+    /// The suite has ended, and everybody who was lent one: no path stays, but for those that systemd bound. Clients may wait in the public ones while
+    /// systemd starts the next suite.
+    pub(crate) fn close(&mut self) {
+        for socket in self.sockets.iter().filter(|socket| matches!(socket.wanted.place, Place::Unix(_))) {
+            self.store.forget(&socket.wanted.name);
+            socket.unlink(&mut self.bound);
+        }
+    }
+
+    fn named(&self, name: &str) -> Option<&Socket> {
+        self.sockets.iter().find(|socket| socket.wanted.name == name)
     }
 }
 
-impl Drop for Sockets {
-    fn drop(&mut self) {
-        // All who were lent them have ended. Those of systemd stay.
-        for socket in &self.local {
-            // Somebody was quicker.
-            let _absent = fs::remove_file(&socket.path);
+impl Socket {
+    fn unlink(&self, bound: &mut Bound) {
+        if let Place::Unix(path) = &self.wanted.place {
+            bound.unlink(path, &self.fd);
         }
     }
 }
 
-/// What keeps a path from being a socket's, if something does.
-pub(crate) fn path_problem(path: &Path) -> Option<String> {
-    let length = path.as_os_str().len();
-    let problem = || {
-        format!(
-            "{}: the path of a unix socket has at most {MAX_UNIX_PATH} bytes, this one {length}; set a shorter GATEWAY_RUNTIME_DIR",
-            path.display()
-        )
-    };
-    (length > MAX_UNIX_PATH).then(problem)
-}
-
-/// Binds a local socket, 0660. One that a dead supervisor left is replaced.
-pub(crate) fn bind_unix(path: &Path) -> Result<OwnedFd, String> {
-    if let Some(problem) = path_problem(path) {
-        return Err(problem);
+impl Wanted {
+    fn local(shared: &Shared, component: Component, instance: u32) -> Self {
+        let name = format!("local.{}-{instance}", component.name());
+        Self { name, place: Place::Unix(shared.local_socket(component.name(), instance)), child: Some((component, instance)) }
     }
-    let bind = || {
-        match fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
-            Ok(_) => return Err(io::Error::other("something that is no socket is there already")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.bind(&SockAddr::unix(path)?)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-        socket.listen(BACKLOG)?;
-        Ok(OwnedFd::from(socket))
-    };
-    bind().map_err(|error: io::Error| format!("{} cannot be bound: {error}", path.display()))
-}
 
-fn bind_tcp(name: &str, address: SocketAddr) -> Result<OwnedFd, String> {
-    let bound = match listen_tcp(address) {
-        // No IPv6 on this machine: every address is every IPv4 address.
-        Err(error) if address.ip().is_unspecified() && address.is_ipv6() && error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => {
-            listen_tcp((Ipv4Addr::UNSPECIFIED, address.port()).into())
-        }
-        bound => bound,
-    };
-    bound.map_err(|error| {
-        let why = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                holder::of(address).map_or_else(|| "the address is in use".to_owned(), |holder| format!("held by {holder}"))
+    /// Its name among those that a child is lent.
+    fn lent_as(&self) -> &str {
+        if self.child.is_some() { "local" } else { &self.name }
+    }
+
+    /// Whether who connects comes to that socket.
+    fn is_reached(&self, bound: &Bound, fd: &OwnedFd) -> bool {
+        match &self.place {
+            Place::Unix(path) if !bound.leads_to(path, fd) => {
+                tracing::warn!(socket = self.name, "its path {} is gone or leads to another; it is bound anew", path.display());
+                false
             }
-            io::ErrorKind::PermissionDenied if address.port() < 1024 => {
-                format!("{error}; ports below 1024 need CAP_NET_BIND_SERVICE")
-            }
-            _ => error.to_string(),
-        };
-        format!("listen.{name}: {address} cannot be bound: {why}")
-    })
-}
-
-fn listen_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
+            _ => true,
+        }
     }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
-/// The address as it is, with the port that the kernel chose.
-fn address_of(fd: &OwnedFd) -> String {
-    let socket = socket2::SockRef::from(fd);
-    let address = socket.local_addr().ok();
-    let inet = address.as_ref().and_then(SockAddr::as_socket);
-    let unix = || address.as_ref().and_then(|address| Some(format!("unix:{}", address.as_pathname()?.display())));
-    inet.map(|address| address.to_string()).or_else(unix).unwrap_or_default()
+fn wanted(listen: &Listen, shared: &Shared, roll: &[SlotId]) -> Vec<Wanted> {
+    let public =
+        listen.named().into_iter().map(|(name, address)| Wanted { name: name.to_owned(), place: Place::Tcp(address), child: None });
+    let ours = roll.iter().filter(|slot| slot.component.is_ours());
+    let local = ours.map(|slot| Wanted::local(shared, slot.component, slot.instance));
+    let control = Wanted { name: CONTROL.to_owned(), place: Place::Unix(control_socket(shared)), child: None };
+    public.chain(local).chain([control]).collect()
+}
+
+/// Those of the wanted that came with us and listen where they should. The others of our names are closed: nobody would ever accept on them.
+fn take_inherited(wanted: &[Wanted], inherited: &mut Inherited, bound: &mut Bound, store: &mut Store) -> BTreeMap<String, OwnedFd> {
+    let mut have = BTreeMap::new();
+    let names: Vec<_> = inherited.names().filter(|name| is_ours(name)).map(ToOwned::to_owned).collect();
+    let mut closed = false;
+    for name in names {
+        let Some(fd) = inherited.take_fd(&name) else { continue };
+        let wanted = wanted.iter().find(|wanted| wanted.name == name);
+        let fits = wanted.map_or_else(|| Err("is not in the configuration".to_owned()), |wanted| wanted.place.check(&fd));
+        match fits {
+            Ok(()) if wanted.is_some_and(|wanted| wanted.is_reached(bound, &fd)) => {
+                store.has(&name);
+                have.insert(name, fd);
+                continue;
+            }
+            Ok(()) => {}
+            Err(why) => tracing::warn!(socket = name, "the socket that was handed over {why}; it is closed"),
+        }
+        if let Some(path) = socket2::SockRef::from(&fd).local_addr().ok().and_then(|address| Some(address.as_pathname()?.to_owned())) {
+            bound.unlink(&path, &fd);
+        }
+        store.forget(&name);
+        closed = true;
+    }
+    if closed {
+        // Its address may be needed at once.
+        Store::settle();
+    }
+    have
+}
+
+fn is_ours(name: &str) -> bool {
+    PUBLIC.contains(&name) || name == CONTROL || name.starts_with("local.")
+}
+
+impl From<OpenError> for Fatal {
+    fn from(error: OpenError) -> Self {
+        let code = if matches!(error, OpenError::Refused(_)) { exit::TRY_AGAIN } else { exit::CONFIG };
+        Self { code, message: error.to_string() }
+    }
 }
 
 #[cfg(test)]

@@ -163,9 +163,10 @@ impl Launcher {
         }
     }
 
-    /// No child is left: nothing more is read.
-    pub(crate) fn close(&self) {
+    /// No child is left: nothing more is read, and no local socket needed.
+    pub(crate) fn close(&mut self) {
         self.readers.abort();
+        self.sockets.close();
     }
 }
 

@@ -1,10 +1,13 @@
-//! Who holds a port: `/proc/net/tcp` knows the socket's inode, `/proc/*/fd` who has it open.
+//! Who holds a port or a path: `/proc/net` knows the socket's inode, `/proc/*/fd` who has it open.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use nix::unistd::{Uid, User};
 use procfs::{
-    net::{TcpNetEntry, TcpState},
+    net::TcpState,
     process::{FDTarget, Process},
 };
 
@@ -12,7 +15,13 @@ use procfs::{
 pub(crate) fn of(address: SocketAddr) -> Option<String> {
     let entries = [procfs::net::tcp(), procfs::net::tcp6()].into_iter().flatten().flatten();
     let entry = entries.filter(|entry| entry.state == TcpState::Listen).find(|entry| collide(entry.local_address, address))?;
-    Some(process(&entry).unwrap_or_else(|| format!("a process of {}", user(entry.uid))))
+    Some(process(entry.inode).unwrap_or_else(|| format!("a process of {}", user(entry.uid))))
+}
+
+/// The holder of a socket that is bound to that path.
+pub(crate) fn of_path(path: &Path) -> Option<String> {
+    let entries = procfs::net::unix().ok()?;
+    entries.into_iter().filter(|entry| entry.path.as_deref() == Some(path)).find_map(|entry| process(entry.inode))
 }
 
 /// Whether one keeps the other from being bound.
@@ -23,10 +32,10 @@ fn collide(held: SocketAddr, wanted: SocketAddr) -> bool {
 }
 
 /// The oldest process that has it open: of a server with workers, the one that an operator knows.
-fn process(entry: &TcpNetEntry) -> Option<String> {
+fn process(inode: u64) -> Option<String> {
     let holds = |process: &Process| {
         let fds = process.fd().into_iter().flatten().flatten();
-        fds.into_iter().any(|fd| matches!(fd.target, FDTarget::Socket(inode) if inode == entry.inode))
+        fds.into_iter().any(|fd| matches!(fd.target, FDTarget::Socket(open) if open == inode))
     };
     let processes = procfs::process::all_processes().ok()?.flatten();
     let stat = processes.filter(holds).filter_map(|process| process.stat().ok()).min_by_key(|stat| (stat.starttime, stat.pid))?;

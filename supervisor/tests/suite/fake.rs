@@ -1,6 +1,7 @@
 //! A component that does as it is told by files: what a child of the supervisor can do, and nothing else.
 //!
-//! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `deaf` to SIGTERM, `code=CODE` after SIGTERM.
+//! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `deaf` to SIGTERM, `code=CODE` after SIGTERM,
+//! `serve` answers on `http` with its name and pid.
 //! `{dir}/{component}.check` holds what `--check` prints before it exits 78. What happens is appended to `{dir}/events`.
 
 use std::{
@@ -11,8 +12,13 @@ use std::{
     process,
 };
 
+use gatehouse_chassis::sockets::{Inherited, Listener};
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 
 /// Puts the scripts in place.
 pub fn install(dir: &Path) -> PathBuf {
@@ -55,17 +61,41 @@ async fn component() {
         eprintln!(r#"{{"level":"ERROR","message":"{component} cannot go on"}}"#);
         process::exit(code.parse().unwrap());
     }
+    let serving = async {
+        match Inherited::from_env().unwrap().take("http").unwrap() {
+            Some(Listener::Tcp(listener)) if told("serve").is_some() => serve(&listener, &format!("{component} {}", process::id())).await,
+            _ => std::future::pending().await,
+        }
+    };
     if told("silent").is_none() {
         say("ready");
         sd_notify::notify(&[NotifyState::Ready]).unwrap();
     }
-    loop {
-        term.recv().await;
-        say("term");
-        if told("deaf").is_none() {
-            break;
+    let stopping = async {
+        loop {
+            term.recv().await;
+            say("term");
+            if told("deaf").is_none() {
+                break;
+            }
         }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = stopping => {}
     }
     say("end");
     process::exit(told("code=").map_or(0, |code| code.parse().unwrap()));
+}
+
+/// One request a connection.
+async fn serve(listener: &TcpListener, body: &str) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 4096];
+        // A client may be gone at any point.
+        let _read = stream.read(&mut head).await;
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+        let _written = stream.write_all(answer.as_bytes()).await;
+    }
 }

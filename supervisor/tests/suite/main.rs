@@ -10,4 +10,6 @@ mod redis;
 mod refuse;
 mod restart;
 mod start;
+mod store;
+mod systemd;
 mod world;

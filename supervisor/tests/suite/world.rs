@@ -170,8 +170,13 @@ impl World {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
+    /// The supervisor's.
+    pub fn pid(&self) -> u32 {
+        self.supervisor.as_ref().unwrap().id()
+    }
+
     pub fn signal(&self, signal: Signal) {
-        send(self.supervisor.as_ref().unwrap().id(), signal);
+        send(self.pid(), signal);
     }
 
     /// Waits for the supervisor's end.
