@@ -147,7 +147,7 @@ pub(crate) fn noticed(title: String, seen: &gatehouse_tests::load::Report, times
 /// The tail of each phase beside that of calm.
 pub(crate) fn tails(seen: &gatehouse_tests::load::Report) -> Report {
     let mut report = Report::new("latencies in ms, side by side", &["operations", "p50", "p99", "p99.9", "max"]);
-    for kind in [Kind::Http, Kind::HttpAnew, Kind::Command, Kind::Event, Kind::Resume, Kind::Trail] {
+    for kind in [Kind::Http, Kind::HttpAnew, Kind::Command, Kind::Event, Kind::Resume, Kind::Trail, Kind::Lag] {
         for phase in &seen.phases {
             tail(&mut report, kind, phase);
         }

@@ -39,7 +39,7 @@ use tokio::{
     runtime::Builder,
     sync::watch,
     task::JoinSet,
-    time::{Interval, MissedTickBehavior, interval_at},
+    time::{Interval, MissedTickBehavior, interval_at, sleep_until},
 };
 
 use crate::{Device, Resp, Suite, wait};
@@ -54,6 +54,9 @@ use tally::Tally;
 
 /// An operation that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks at the clock.
+const CLOCK: Duration = Duration::from_millis(20);
 
 /// How much of what.
 #[derive(Clone, Copy, Debug)]
@@ -223,6 +226,8 @@ struct Plan {
     commands: Vec<commands::Caller>,
     streams: Vec<events::Stream>,
     operators: operators::Operators,
+    tally: Arc<Tally>,
+    told: watch::Receiver<Stage>,
 }
 
 impl Plan {
@@ -261,7 +266,7 @@ impl Plan {
                 streams.push(events::Stream::new(line, device, user, Arc::clone(&verified), Arc::clone(tally), told.clone()));
             }
         }
-        Self { users, web, commands, streams, operators }
+        Self { users, web, commands, streams, operators, tally: Arc::clone(tally), told: told.clone() }
     }
 
     async fn run(self) {
@@ -276,9 +281,19 @@ impl Plan {
             tasks.spawn(stream.run());
         }
         tasks.spawn(self.operators.read_the_trail());
+        tasks.spawn(watch_the_clock(self.tally, self.told));
         while let Some(ended) = tasks.join_next().await {
             ended.expect("no task of the load panics");
         }
+    }
+}
+
+/// Times that are measured on a thread with too much to do are its own.
+async fn watch_the_clock(tally: Arc<Tally>, told: watch::Receiver<Stage>) {
+    while goes_on(&told) {
+        let (phase, due) = (tally.phase(), tokio::time::Instant::now() + CLOCK);
+        sleep_until(due).await;
+        tally.record(Kind::Lag, phase, due.elapsed());
     }
 }
 

@@ -133,6 +133,8 @@ async fn an_upgrade_to_binaries_that_do_not_start_leaves_everything_as_it_was() 
     let supervisor = suite.status().await.pid;
     let verdict = suite.change(upgrade(&directory)).await.expect("a verdict");
     assert_eq!(verdict.state, "failed", "{verdict:?}");
+    // For that reason, and no other.
+    assert!(verdict.verdict.contains("edge"), "{verdict:?}");
     assert_eq!(suite.status().await.pid, supervisor);
     suite.ready().await;
     load.streams_are_back().await;

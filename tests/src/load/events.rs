@@ -105,10 +105,10 @@ impl Stream {
     pub(super) async fn run(mut self) {
         let mut away: Option<Op> = None;
         loop {
+            let op = self.tally.begin(Kind::Resume);
             let mut streaming = match self.open().await {
                 Ok(streaming) => streaming,
                 Err((fault, connected)) => {
-                    let op = self.tally.begin(Kind::Resume);
                     self.tally.failed(op, fault, connected);
                     if self.gives_up() {
                         return;

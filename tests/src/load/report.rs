@@ -188,6 +188,9 @@ impl fmt::Display for Phase {
                 [latency.quantile(0.5), latency.quantile(0.99), latency.quantile(0.999), latency.longest()].map(ms);
             write!(f, "  {:<10} {:>8} ok, {:>5} failed", kind.label(), latency.succeeded(), latency.failed())?;
             writeln!(f, "; ms: p50 {half:.1}, p99 {most:.1}, p99.9 {nearly:.1}, max {longest:.1}")?;
+            for (fault, count) in &latency.faults {
+                writeln!(f, "    {count} × {fault}")?;
+            }
         }
         Ok(())
     }

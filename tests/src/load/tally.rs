@@ -40,6 +40,8 @@ pub enum Kind {
     Readiness,
     /// The newest records of the trail, by the operators' socket.
     Trail,
+    /// No operation: how late the load's own thread was. What is no longer than this says nothing of the suite.
+    Lag,
 }
 
 impl Kind {
@@ -61,6 +63,7 @@ impl Kind {
             Self::Metrics => "metrics",
             Self::Readiness => "readiness",
             Self::Trail => "trail",
+            Self::Lag => "own lag",
         }
     }
 }
