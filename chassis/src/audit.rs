@@ -6,7 +6,11 @@
 
 mod spool;
 
-use std::time::Duration;
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use gatehouse_proto::{
     audit,
@@ -68,7 +72,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Opens the spool of this process and starts the writer.
+    /// Opens the spool of this process and starts the writer. It may be tried again after an error.
     pub fn open(process: &Process, redis: Redis) -> anyhow::Result<Self> {
         let producer = format!("{}-{}", process.name(), process.instance());
         let spool = Spool::open(&process.shared().state_dir.join("spool"), &producer, process.shared().spool_max_bytes)?;
@@ -81,7 +85,7 @@ impl Recorder {
         let spooled = metrics.gauge("audit_spool_bytes", "Audit records on disk that wait for Redis.");
         let (queue, receiver) = mpsc::channel(QUEUE);
         spooled.set(i64::try_from(spool.len()).unwrap_or(i64::MAX));
-        let writer = Writer { redis, spool, producer, outcomes: outcomes.clone(), spooled, away: false };
+        let writer = Writer { redis, spool: Shelf::new(spool), producer, outcomes: outcomes.clone(), spooled, away: false };
         process.shutdown().spawn_sink("audit-writer", writer.run(receiver));
         Ok(Self { queue, outcomes })
     }
@@ -101,9 +105,39 @@ impl Recorder {
     }
 }
 
+/// The spool, where a slow disk holds up nobody but the writer: the supervisor's one thread has children to look after meanwhile. The writer waits for each
+/// call, so that order and durability are the spool's own.
+#[derive(Clone)]
+struct Shelf(Arc<Mutex<Spool>>);
+
+impl Shelf {
+    fn new(spool: Spool) -> Self {
+        Self(Arc::new(Mutex::new(spool)))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn len(&self) -> u64 {
+        self.lock().len()
+    }
+
+    /// Never waits: the writer has no second call under way.
+    fn lock(&self) -> MutexGuard<'_, Spool> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// On a thread that may wait for the disk.
+    async fn with<T: Send + 'static>(&self, act: impl FnOnce(&mut Spool) -> io::Result<T> + Send + 'static) -> io::Result<T> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || act(&mut this.lock())).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+}
+
 struct Writer {
     redis: Redis,
-    spool: Spool,
+    spool: Shelf,
     producer: String,
     outcomes: IntCounterVec,
     spooled: IntGauge,
@@ -147,7 +181,7 @@ impl Writer {
         }
         let count = records.len() as u64;
         let batch = AuditBatch { records }.encode_to_vec();
-        let outcome = self.append(&batch).await;
+        let outcome = self.append(batch).await;
         self.outcomes.with_label_values(&[outcome.unwrap_or("lost")]).inc_by(count);
         for done in waiting {
             // A producer that no longer waits has no answer to hold back.
@@ -155,14 +189,14 @@ impl Writer {
         }
     }
 
-    async fn append(&mut self, batch: &[u8]) -> Result<&'static str, ()> {
+    async fn append(&mut self, batch: Vec<u8>) -> Result<&'static str, ()> {
         if self.spool.is_empty() {
-            match self.add(batch).await {
+            match self.add(&batch).await {
                 Ok(()) => return Ok("written"),
                 Err(error) => self.went_away(&error),
             }
         }
-        let spooled = tokio::task::block_in_place(|| self.spool.append(batch));
+        let spooled = self.spool.with(move |spool| spool.append(&batch)).await;
         self.spooled.set(i64::try_from(self.spool.len()).unwrap_or(i64::MAX));
         spooled
             .map(|()| "spooled")
@@ -170,13 +204,13 @@ impl Writer {
     }
 
     async fn replay(&mut self) -> Result<(), anyhow::Error> {
-        while let Some(batch) = self.spool.front()? {
+        while let Some(batch) = self.spool.with(|spool| spool.front()).await? {
             self.add(&batch).await?;
-            self.spool.pop_front();
+            self.spool.with(Spool::pop_front).await?;
             let records = AuditBatch::decode(batch.as_slice()).map_or(0, |batch| batch.records.len());
             self.outcomes.with_label_values(&["replayed"]).inc_by(records as u64);
         }
-        self.spool.clear()?;
+        self.spool.with(Spool::clear).await?;
         self.spooled.set(0);
         if std::mem::take(&mut self.away) {
             tracing::info!("Redis is back; the audit spool is empty");

@@ -41,6 +41,18 @@ const MAX_LOCAL_STREAMS: u32 = 1 << 20;
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub Option<SocketAddr>);
 
+/// Who is at the other end of a local socket, as the kernel saw them when they connected (`SO_PEERCRED`, unix(7)); an extension of every request that came
+/// by one. A process that hands its connection on hands on its name, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The process, unless it lives in a pid namespace that we do not see. By now another may have its number.
+    pub pid: Option<i32>,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group; supplementary ones are not told.
+    pub gid: u32,
+}
+
 /// What the connections of a process count, whichever listener they came by.
 #[derive(Clone, Debug)]
 pub struct ConnectionMetrics {
@@ -84,7 +96,7 @@ pub async fn serve(name: &'static str, listener: Listener, router: Router, metri
             accepted = accept(&listener) => accepted,
             () = shutdown.draining() => break,
         };
-        let (stream, peer) = match accepted {
+        let Accepted { stream, peer, credentials } = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // A connection that was gone before we took it concerns nobody; out of descriptors, waiting is all there is to do.
@@ -98,6 +110,7 @@ pub async fn serve(name: &'static str, listener: Listener, router: Router, metri
         let (builder, shutdown, guard) = (builder.clone(), shutdown.clone(), Gauged::new(&open));
         let router = router.clone().map_request(move |mut request: http::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(Peer(peer));
+            credentials.map(|credentials| request.extensions_mut().insert(credentials));
             request.map(axum::body::Body::new)
         });
         connections.0.spawn("connection", async move {
@@ -171,15 +184,26 @@ async fn heard(stream: &dyn Stream, shutdown: &Shutdown, patience: Duration, lat
     }
 }
 
-async fn accept(listener: &Listener) -> io::Result<(Box<dyn Stream>, Option<SocketAddr>)> {
+struct Accepted {
+    stream: Box<dyn Stream>,
+    peer: Option<SocketAddr>,
+    credentials: Option<Credentials>,
+}
+
+async fn accept(listener: &Listener) -> io::Result<Accepted> {
     match listener {
         Listener::Tcp(listener) => {
             let (stream, peer) = listener.accept().await?;
             // Small answers must not wait for the acknowledgement of the last one.
             stream.set_nodelay(true)?;
-            Ok((Box::new(stream), Some(peer)))
+            Ok(Accepted { stream: Box::new(stream), peer: Some(peer), credentials: None })
         }
-        Listener::Unix(listener) => Ok((Box::new(listener.accept().await?.0), None)),
+        Listener::Unix(listener) => {
+            let stream = listener.accept().await?.0;
+            // Whoever needs them refuses a peer without.
+            let credentials = stream.peer_cred().ok().map(|peer| Credentials { pid: peer.pid(), uid: peer.uid(), gid: peer.gid() });
+            Ok(Accepted { stream: Box::new(stream), peer: None, credentials })
+        }
     }
 }
 

@@ -93,6 +93,13 @@ impl StreamInfo {
 }
 
 impl Redis {
+    /// Connects with the first command, and again with a later one when that failed: for the supervisor, whose own child the server may be, and whom an
+    /// operator asks for help while it is away. Fails when the password cannot be read.
+    pub fn lazy(config: &RedisConfig) -> Result<Self, RedisError> {
+        let commands = ConnectionManager::new_lazy_with_config(client(config)?, manager(config))?;
+        Ok(Self { commands, config: Arc::new(config.clone()) })
+    }
+
     /// Connects and waits for one bounded PING. A refused password is a configuration error; silence may pass.
     pub async fn connect(config: &RedisConfig) -> anyhow::Result<Self> {
         let config = Arc::new(config.clone());
@@ -104,13 +111,7 @@ impl Redis {
                 _ => anyhow::anyhow!(message),
             });
         }
-        let manager = ConnectionManagerConfig::new()
-            .set_number_of_retries(1)
-            .set_min_delay(Duration::from_millis(50))
-            .set_max_delay(Duration::from_millis(500))
-            .set_connection_timeout(Some(config.connect_timeout))
-            .set_response_timeout(Some(config.command_timeout));
-        let commands = ConnectionManager::new_with_config(client(&config)?, manager).await?;
+        let commands = ConnectionManager::new_with_config(client(&config)?, manager(&config)).await?;
         Ok(Self { commands, config })
     }
 
@@ -177,6 +178,15 @@ impl Redis {
         let bound = self.config.command_timeout;
         tokio::time::timeout(bound, answer).await.unwrap_or(Err(RedisError::Timeout(bound)))
     }
+}
+
+fn manager(config: &RedisConfig) -> ConnectionManagerConfig {
+    ConnectionManagerConfig::new()
+        .set_number_of_retries(1)
+        .set_min_delay(Duration::from_millis(50))
+        .set_max_delay(Duration::from_millis(500))
+        .set_connection_timeout(Some(config.connect_timeout))
+        .set_response_timeout(Some(config.command_timeout))
 }
 
 fn client(config: &RedisConfig) -> Result<Client, RedisError> {

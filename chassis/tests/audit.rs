@@ -129,3 +129,22 @@ async fn what_was_handed_over_is_written_before_the_process_ends() {
     process.shutdown().sinks_finished().await;
     assert_eq!(recorded(&redis).await.len(), 50);
 }
+
+/// As in the supervisor, whose own child Redis may be: nobody answers yet, and there is one thread.
+#[tokio::test]
+async fn on_one_thread_and_before_redis_is_there_records_are_spooled_and_follow_when_it_is() {
+    let (mut server, state) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    server.kill9();
+    let process = process(&server, state.path(), 1 << 20);
+    let recorder = audit::Recorder::open(&process, Redis::lazy(&process.shared().redis).unwrap()).unwrap();
+    for action in ["early-1", "early-2"] {
+        recorder.write(audit::record("control", action, "success")).await.unwrap();
+    }
+    let samples = process.metrics().text();
+    assert!(samples.contains("audit_records_total{outcome=\"spooled\",component=\"test\",instance=\"0\"} 2"), "{samples}");
+    server.restart();
+    let redis = Redis::connect(&process.shared().redis).await.unwrap();
+    assert_eq!(until_recorded(&redis, 2).await, ["early-1", "early-2"]);
+    recorder.write(audit::record("control", "late", "success")).await.unwrap();
+    assert_eq!(until_recorded(&redis, 3).await, ["early-1", "early-2", "late"]);
+}

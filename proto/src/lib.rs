@@ -3,6 +3,7 @@
 //! Pure by rule: no I/O, no clock, no runtime. Everything here can be proven by a table or a property.
 
 pub mod audit;
+pub mod control;
 pub mod generated;
 pub mod ids;
 pub mod keys;

@@ -44,7 +44,7 @@ impl Component {
     pub(crate) const ALL: [Self; 5] = [Self::Redis, Self::Auditor, Self::Pusher, Self::Edge, Self::Admin];
 
     /// The one of that name.
-    pub(crate) fn of(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|component| component.name() == name)
     }
 

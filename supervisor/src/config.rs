@@ -8,7 +8,7 @@ use std::{
 
 use gatehouse_chassis::config::{self, DEFAULT_PATH, ListenAddr, Reader};
 
-use crate::{child::Policy, component::Component};
+use crate::{child::Policy, component::Component, control::Access};
 
 /// The supervisor's own configuration.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct Config {
     pub redis_server: PathBuf,
     /// `[supervisor] ready_timeout`, `restart_ceiling`, `stable_after`, `quarantine_after`, `probe_interval`.
     pub restarts: Restarts,
+    /// `[supervisor] control_group`, `operators`: who may change the suite.
+    pub access: Access,
 }
 
 /// When a child is restarted.
@@ -76,8 +78,9 @@ impl config::Config for Config {
             quarantine_after: section.key("quarantine_after").within(10, 2..=1000),
             probe_interval: section.key("probe_interval").duration(Duration::from_mins(1)),
         };
+        let access = Access::read(&mut section);
         section.finish();
-        Some(Self { path, listen, start_timeout, redis_server, restarts })
+        Some(Self { path, listen, start_timeout, redis_server, restarts, access })
     }
 }
 
@@ -164,6 +167,8 @@ mod tests {
             stable_after = "3s"
             quarantine_after = 4
             probe_interval = "6s"
+            control_group = "gatehouse"
+            operators = ["alice", "group:ops"]
         "#;
         let (config, problems) = read(text, &[("GATEWAY_PUSH_GRPC_ADDR", "127.0.0.1:5")]);
         let config = config.unwrap();
@@ -179,6 +184,8 @@ mod tests {
             probe_interval: seconds(6),
         };
         assert_eq!((config.start_timeout, config.redis_server, config.restarts), (seconds(5), "/opt/redis".into(), restarts));
+        let operators: Vec<_> = config.access.operators.iter().map(ToString::to_string).collect();
+        assert_eq!((config.access.group.as_deref(), operators), (Some("gatehouse"), vec!["alice".into(), "group:ops".into()]));
     }
 
     #[test]

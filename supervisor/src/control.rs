@@ -1,19 +1,43 @@
-//! The control socket: `Status`, answered from the last published snapshot, so that it needs neither the suite's task nor Redis nor a database.
+//! The control socket. Questions are answered from what the driver last published, so that they need neither its task nor Redis nor a database. Changes are checked,
+//! recorded and queued for it.
 
+mod board;
+mod change;
 mod desk;
+mod operators;
+mod provenance;
 
-use std::time::{Duration, Instant};
-
-use gatehouse_proto::internal::v1::{
-    ChangeRequest, ChangeResponse, InstanceStatus, Members, StatusRequest, StatusResponse, VerdictRequest, VerdictResponse, change_request,
-    supervisor_server::{Supervisor, SupervisorServer},
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
 };
-use tokio::sync::watch;
 
-use crate::{component::Component, suite::Published};
-use tonic::{Request, Response, Status};
+use futures_util::stream;
+use gatehouse_chassis::{Process, connections::Credentials, exit::Fatal};
+use gatehouse_proto::{
+    control::{CLAIMED_USER, MAX_REASON_BYTES, target},
+    internal::v1::{
+        ChangeRequest, ChangeResponse, ChangesRequest, ChangesResponse, InstanceStatus, Members, StatusRequest, StatusResponse,
+        VerdictRequest, VerdictResponse, WatchMembersRequest,
+        supervisor_server::{Supervisor, SupervisorServer},
+    },
+};
+use nix::unistd::Uid;
+use tokio::sync::{oneshot, watch};
+use tonic::{Code, Request, Response, Status, codegen::BoxStream};
 
-pub(crate) use desk::{Change, Desk, DeskEnd, Order, Target};
+pub(crate) use board::{Board, is_over};
+pub(crate) use change::{Change, Order, Target};
+pub(crate) use desk::{Desk, DeskEnd};
+pub use operators::Access;
+
+use crate::audit::{self, Trail};
+use desk::NoSeat;
+use operators::{Admission, Operators};
+
+/// Changes that one answer lists, unless another number was asked for.
+const LISTED: u32 = 50;
 
 /// What the suite publishes after every change.
 #[derive(Clone, Debug, Default)]
@@ -23,28 +47,117 @@ pub(crate) struct Snapshot {
     pub(crate) started: Vec<Option<Instant>>,
 }
 
+/// The driver's ends of what the service reads and hands on.
+#[derive(Debug)]
+#[allow(dead_code, reason = "the driver takes them up next")]
+pub(crate) struct ControlEnds {
+    pub(crate) snapshot: watch::Sender<Snapshot>,
+    pub(crate) members: watch::Sender<Members>,
+    pub(crate) desk: DeskEnd,
+}
+
 /// The service.
 #[derive(Debug)]
 pub(crate) struct Control {
-    snapshot: watch::Receiver<Snapshot>,
-    #[expect(dead_code, reason = "placeholder")]
-    members: watch::Receiver<Members>,
+    process: Process,
+    operators: Operators,
+    trail: Arc<Trail>,
     desk: Desk,
+    snapshot: watch::Receiver<Snapshot>,
+    members: watch::Receiver<Members>,
 }
 
 impl Control {
-    /// The service, and the driver's side of what it asks and reads.
-    pub(crate) fn new() -> (Self, DeskEnd, Published) {
-        let (publish, snapshot) = watch::channel(Snapshot::default());
-        let (publish_members, members) = watch::channel(Members::default());
-        let (desk, end) = Desk::new();
-        (Self { snapshot, members, desk }, end, Published { snapshot: publish, members: publish_members })
+    /// For the control socket at that path, which it gives to its group. The trail is followed from here on, until the driver's ends are dropped.
+    pub(crate) fn open(process: &Process, access: &Access, socket: &Path) -> Result<(Self, ControlEnds), Fatal> {
+        let operators = Operators::open(access, socket)?;
+        let (snapshot_end, snapshot) = watch::channel(Snapshot::default());
+        let (members_end, members) = watch::channel(Members::default());
+        let (desk, desk_end) = Desk::new();
+        let trail = Arc::new(Trail::new(process));
+        let (follow, board) = (Arc::clone(&trail), desk.board());
+        process.spawn("control-trail", async move { follow.follow(board).await });
+        let ends = ControlEnds { snapshot: snapshot_end, members: members_end, desk: desk_end };
+        Ok((Self { process: process.clone(), operators, trail, desk, snapshot, members }, ends))
     }
 
     /// For the local socket.
     pub(crate) fn into_server(self) -> SupervisorServer<Self> {
         SupervisorServer::new(self)
     }
+
+    /// Checks what cannot be known before the suite is: whether there is such an instance.
+    fn exists(&self, change: &Change) -> Result<(), String> {
+        let Some(Target { component, instance }) = change.target() else { return Ok(()) };
+        let snapshot = self.snapshot.borrow();
+        let mut known: Vec<_> = snapshot.status.instances.iter().filter(|known| known.component == component.name()).collect();
+        known.dedup_by_key(|known| known.instance);
+        // A scaling that waits may be about to make it; the driver knows when it gets there.
+        let scaling = || self.desk.board().borrow().open().iter().any(|change| change.what.starts_with("scale"));
+        if snapshot.status.instances.is_empty() || known.iter().any(|known| instance.is_none_or(|instance| instance == known.instance)) {
+            Ok(())
+        } else if known.is_empty() {
+            Err(format!("this suite runs no {}: it uses one that others run", component.name()))
+        } else if scaling() {
+            Ok(())
+        } else {
+            let known: Vec<_> = known.iter().map(|known| target(&known.component, Some(known.instance))).collect();
+            Err(format!("there is no {}, only {}", target(component.name(), instance), known.join(", ")))
+        }
+    }
+
+    /// Whether a change may be queued as it is, once its asker is known.
+    async fn check(&self, change: Result<Change, String>, reason: &str, asker: &Admission) -> Result<Change, Status> {
+        let change = change.map_err(Status::invalid_argument)?;
+        if reason.len() > MAX_REASON_BYTES {
+            return Err(Status::invalid_argument(format!("the reason has {} bytes; {MAX_REASON_BYTES} are the most", reason.len())));
+        }
+        if matches!(change, Change::Stop(_)) && reason.is_empty() {
+            return Err(Status::invalid_argument(
+                "stop needs a reason: nothing starts it again but `gatehouse start`, and whoever finds it so asks why",
+            ));
+        }
+        self.exists(&change).map_err(Status::invalid_argument)?;
+        if let (Change::Upgrade { directory: Some(directory) }, false) = (&change, asker.is_owner) {
+            let (directory, own) = (directory.clone(), Uid::effective().as_raw());
+            let found = tokio::task::spawn_blocking(move || provenance::problem(&directory, own));
+            if let Some(problem) = found.await.map_err(|error| Status::internal(error.to_string()))? {
+                return Err(Status::failed_precondition(problem));
+            }
+        }
+        Ok(change)
+    }
+
+    async fn queue(&self, order: Order) -> Result<ChangeResponse, Status> {
+        let seat = match self.desk.reserve() {
+            Ok(seat) => seat,
+            Err(no_seat) => {
+                let code = match no_seat {
+                    NoSeat::Full => Code::ResourceExhausted,
+                    NoSeat::Closed => Code::Unavailable,
+                    NoSeat::Paused => Code::Aborted,
+                };
+                self.trail.asked(record_of(&order, code)).await;
+                return Err(Status::new(code, no_seat.to_string()));
+            }
+        };
+        // Recorded and queued both or neither, whether or not the asker is still there.
+        let (queued, answer) = oneshot::channel();
+        let trail = Arc::clone(&self.trail);
+        self.process.spawn("control-change", async move {
+            trail.asked(record_of(&order, Code::Ok)).await;
+            let (change, actor, reason, id) = (order.change.to_string(), order.actor.clone(), order.reason.clone(), order.id.clone());
+            seat.take(order);
+            tracing::info!(change, actor, reason, change.id = id, "change queued");
+            // The asker may have gone; the change has not.
+            let _gone = queued.send(ChangeResponse { change_id: id });
+        });
+        answer.await.map_err(|_| Status::unavailable("the suite is ending"))
+    }
+}
+
+fn record_of(order: &Order, answer: Code) -> audit::Request<'_> {
+    audit::Request { id: &order.id, actor: &order.actor, reason: &order.reason, change: Some(&order.change), answer }
 }
 
 #[tonic::async_trait]
@@ -54,40 +167,57 @@ impl Supervisor for Control {
         for (instance, started) in status.instances.iter_mut().zip(started) {
             instance.uptime_ms = started.map_or(0, |started| millis(started.elapsed()));
         }
+        status.pid = std::process::id();
+        status.changes = self.desk.board().borrow().open();
         Ok(Response::new(status))
     }
 
+    async fn watch_members(&self, _request: Request<WatchMembersRequest>) -> Result<Response<BoxStream<Members>>, Status> {
+        let mut members = self.members.clone();
+        // Now, whatever was seen before.
+        members.mark_changed();
+        let next = async |mut members: watch::Receiver<Members>| {
+            members.changed().await.ok()?;
+            let now = members.borrow_and_update().clone();
+            Some((Ok(now), members))
+        };
+        Ok(Response::new(Box::pin(stream::unfold(members, next))))
+    }
+
     async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ChangeResponse>, Status> {
+        if self.process.shutdown().is_draining() {
+            return Err(Status::unavailable(NoSeat::Closed.to_string()));
+        }
+        let credentials = request.extensions().get::<Credentials>().copied();
+        let claimed = request.metadata().get(CLAIMED_USER).and_then(|claimed| claimed.to_str().ok()).map(ToOwned::to_owned);
         let ChangeRequest { reason, change } = request.into_inner();
-        let target = |target: gatehouse_proto::internal::v1::Target| {
-            let component = Component::of(&target.component).ok_or_else(|| Status::invalid_argument("no such component"))?;
-            Ok::<_, Status>(Target { component, instance: target.instance })
-        };
-        let change = match change {
-            Some(change_request::Change::Restart(of)) => Change::Restart(target(of)?),
-            Some(change_request::Change::Stop(of)) => Change::Stop(target(of)?),
-            Some(change_request::Change::Start(of)) => Change::Start(target(of)?),
-            Some(change_request::Change::Scale(scale)) => Change::Scale { instances: scale.instances },
-            Some(change_request::Change::Upgrade(upgrade)) => {
-                Change::Upgrade { directory: (!upgrade.directory.is_empty()).then(|| upgrade.directory.into()) }
-            }
-            None => return Err(Status::invalid_argument("no change")),
-        };
-        let id = uuid::Uuid::now_v7().to_string();
-        let order = Order { id: id.clone(), actor: "somebody".into(), reason, change, queued: std::time::SystemTime::now() };
-        self.desk.orders.try_send(order).map_err(|_| Status::resource_exhausted("too many changes wait"))?;
-        Ok(Response::new(ChangeResponse { change_id: id }))
+        let (id, reason, change) = (uuid::Uuid::now_v7().to_string(), reason.trim().to_owned(), Change::read(change));
+        let asker = self.operators.admit(credentials, claimed.as_deref()).await;
+        if let Err(why) = asker.permitted {
+            let (actor, reason) = (asker.actor.as_str(), &reason[..reason.floor_char_boundary(MAX_REASON_BYTES)]);
+            tracing::warn!(actor, change.id = id, "change denied");
+            self.trail.asked(audit::Request { id: &id, actor, reason, change: change.as_ref().ok(), answer: Code::PermissionDenied }).await;
+            return Err(Status::permission_denied(format!("{actor}: {why}")));
+        }
+        let change = self.check(change, &reason, &asker).await?;
+        let order = Order { id, actor: asker.actor, reason, change, queued: SystemTime::now() };
+        self.queue(order).await.map(Response::new)
     }
 
     async fn verdict(&self, request: Request<VerdictRequest>) -> Result<Response<VerdictResponse>, Status> {
-        let id = request.into_inner().change_id;
-        loop {
-            let found = self.desk.find(&id);
-            if found.as_ref().is_some_and(|found| found.state == "done" || found.state == "failed") {
-                return Ok(Response::new(VerdictResponse { change: found }));
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let VerdictRequest { change_id, wait } = request.into_inner();
+        let change = if wait { self.desk.over(&change_id).await } else { self.desk.board().borrow().find(&change_id) };
+        let change = change.ok_or_else(|| Status::not_found("no such change is known: it was never queued, or is over for long"))?;
+        Ok(Response::new(VerdictResponse { change: Some(change) }))
+    }
+
+    async fn changes(&self, request: Request<ChangesRequest>) -> Result<Response<ChangesResponse>, Status> {
+        let limit = match request.into_inner().limit {
+            0 => LISTED,
+            limit => limit,
+        };
+        let changes = self.desk.board().borrow().newest(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(Response::new(ChangesResponse { changes }))
     }
 }
 
@@ -104,3 +234,6 @@ pub(crate) fn summary(instances: &[InstanceStatus]) -> String {
     let list = if others.is_empty() { String::new() } else { format!("; {}", others.join(", ")) };
     format!("{ready} of {} ready{list}", instances.len())
 }
+
+#[cfg(test)]
+mod tests;

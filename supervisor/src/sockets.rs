@@ -43,7 +43,7 @@ const PUBLIC: [&str; 4] = ["http", "grpc", "admin", "push"];
 /// The sockets of the suite.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    sockets: Vec<Socket>,
+    all: Vec<Socket>,
     bound: Bound,
     store: Store,
     shared: Arc<Shared>,
@@ -103,7 +103,7 @@ impl Sockets {
                 have.insert(name, fd);
             }
         }
-        let mut this = Self { sockets: Vec::new(), bound, store, shared: Arc::clone(shared) };
+        let mut this = Self { all: Vec::new(), bound, store, shared: Arc::clone(shared) };
         let mut problems = Vec::new();
         for wanted in wanted {
             let had = have.remove(&wanted.name);
@@ -114,7 +114,7 @@ impl Sockets {
             return Ok(this);
         }
         // As if we had not been here.
-        for socket in this.sockets.drain(..) {
+        for socket in this.all.drain(..) {
             if socket.is_new {
                 this.store.forget(&socket.wanted.name);
                 socket.unlink(&mut this.bound);
@@ -132,19 +132,19 @@ impl Sockets {
             self.bound.note(path, &fd);
         }
         self.store.keep(&wanted.name, &fd);
-        self.sockets.push(Socket { wanted, fd, is_new });
+        self.all.push(Socket { wanted, fd, is_new });
         Ok(())
     }
 
     /// Makes the socket of one more instance.
     pub(crate) fn add_local(&mut self, component: Component, instance: u32) -> Result<(), String> {
         let wanted = Wanted::local(&self.shared, component, instance);
-        if self.sockets.iter().any(|socket| socket.wanted.name == wanted.name) { Ok(()) } else { self.add(wanted, None) }
+        if self.all.iter().any(|socket| socket.wanted.name == wanted.name) { Ok(()) } else { self.add(wanted, None) }
     }
 
     /// Ends the socket of an instance that has ended and comes no more.
     pub(crate) fn remove_local(&mut self, component: Component, instance: u32) {
-        let gone: Vec<_> = self.sockets.extract_if(.., |socket| socket.wanted.child == Some((component, instance))).collect();
+        let gone: Vec<_> = self.all.extract_if(.., |socket| socket.wanted.child == Some((component, instance))).collect();
         for socket in gone {
             self.store.forget(&socket.wanted.name);
             socket.unlink(&mut self.bound);
@@ -154,18 +154,20 @@ impl Sockets {
     /// What that child is lent, by name. The descriptors are duplicates for it alone.
     pub(crate) fn lend(&self, component: Component, instance: u32) -> io::Result<Vec<(&'static str, OwnedFd)>> {
         let public = component.public_sockets().iter().filter_map(|name| Some((*name, self.named(name)?)));
-        let local = self.sockets.iter().filter(|socket| socket.wanted.child == Some((component, instance)));
+        let local = self.all.iter().filter(|socket| socket.wanted.child == Some((component, instance)));
         public.chain(local.map(|socket| ("local", socket))).map(|(name, socket)| Ok((name, socket.fd.try_clone()?))).collect()
     }
 
     /// Whether that child, were it older than this supervisor, would accept on sockets that are no longer these.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for adoption, held answers and re-execution"))]
     pub(crate) fn is_new(&self, component: Component, instance: u32) -> bool {
         let public = component.public_sockets().iter().filter_map(|name| self.named(name));
-        let local = self.sockets.iter().filter(|socket| socket.wanted.child == Some((component, instance)));
+        let local = self.all.iter().filter(|socket| socket.wanted.child == Some((component, instance)));
         public.chain(local).any(|socket| socket.is_new)
     }
 
     /// Those that clients connect to, to answer when no child does.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for adoption, held answers and re-execution"))]
     pub(crate) fn public(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
         PUBLIC.iter().filter_map(|name| Some((*name, self.named(name)?))).map(|(name, socket)| Ok((name, socket.fd.try_clone()?))).collect()
     }
@@ -176,26 +178,27 @@ impl Sockets {
     }
 
     /// All of them with their names, for the supervisor that is executed in our place.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for adoption, held answers and re-execution"))]
     pub(crate) fn handed_on(&self) -> io::Result<Vec<(String, OwnedFd)>> {
-        self.sockets.iter().map(|socket| Ok((socket.wanted.name.clone(), socket.fd.try_clone()?))).collect()
+        self.all.iter().map(|socket| Ok((socket.wanted.name.clone(), socket.fd.try_clone()?))).collect()
     }
 
     /// For the status.
     pub(crate) fn listed(&self) -> Vec<v1::Listener> {
-        self.sockets.iter().map(|socket| v1::Listener { name: socket.wanted.name.clone(), address: address_of(&socket.fd) }).collect()
+        self.all.iter().map(|socket| v1::Listener { name: socket.wanted.name.clone(), address: address_of(&socket.fd) }).collect()
     }
 
     /// The suite has ended, and everybody who was lent one: no path stays, but for those that systemd bound. Clients may wait in the public ones while
     /// systemd starts the next suite.
     pub(crate) fn close(&mut self) {
-        for socket in self.sockets.iter().filter(|socket| matches!(socket.wanted.place, Place::Unix(_))) {
+        for socket in self.all.iter().filter(|socket| matches!(socket.wanted.place, Place::Unix(_))) {
             self.store.forget(&socket.wanted.name);
             socket.unlink(&mut self.bound);
         }
     }
 
     fn named(&self, name: &str) -> Option<&Socket> {
-        self.sockets.iter().find(|socket| socket.wanted.name == name)
+        self.all.iter().find(|socket| socket.wanted.name == name)
     }
 }
 

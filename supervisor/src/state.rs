@@ -4,7 +4,7 @@
 //! Which processes run does not stand here: their lanes say so. A disk that is full costs the memory of a supervisor that dies meanwhile, and nothing
 //! else: the suite goes on with what it knows.
 
-mod past;
+mod change;
 
 use std::{
     collections::BTreeMap,
@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use gatehouse_proto::internal::v1::ChangeStatus;
 
-use crate::{child::Memory, component::SlotId, control::Order};
-use past::PastChange;
+use crate::{child::Memory, component::SlotId};
+use change::SavedChange;
 
 /// The file, and what it should say.
 #[derive(Debug)]
@@ -52,8 +52,8 @@ struct Record {
     /// By the slot's name, `pusher/1`. Slots that were removed are kept: numbers of generations are given once.
     slots: BTreeMap<String, SlotRecord>,
     scale: Option<Scale>,
-    orders: Vec<Order>,
-    past: Vec<PastChange>,
+    /// Queued, running, and over.
+    changes: Vec<SavedChange>,
 }
 
 impl StateFile {
@@ -98,16 +98,14 @@ impl StateFile {
         self.record.slots.insert(id.to_string(), slot);
     }
 
-    /// What is still to be done, and what was.
-    pub(crate) fn note_orders(&mut self, orders: Vec<Order>, past: Vec<ChangeStatus>) {
-        self.record.orders = orders;
-        self.record.past = past.into_iter().map(PastChange::from).collect();
+    /// How changes stand.
+    pub(crate) fn note_changes(&mut self, changes: Vec<ChangeStatus>) {
+        self.record.changes = changes.into_iter().map(SavedChange::from).collect();
     }
 
-    /// What the last supervisor had still to do.
-    pub(crate) fn take_orders(&mut self) -> (Vec<Order>, Vec<ChangeStatus>) {
-        let past = self.record.past.iter().cloned().map(ChangeStatus::from).collect();
-        (std::mem::take(&mut self.record.orders), past)
+    /// How they stood when the last supervisor wrote it.
+    pub(crate) fn changes(&self) -> Vec<ChangeStatus> {
+        self.record.changes.iter().cloned().map(ChangeStatus::from).collect()
     }
 
     /// Writes it if it has changed. A failure is tried again with the next change.

@@ -20,15 +20,15 @@ use gatehouse_chassis::{Process, backoff::random_unit, exit::Fatal};
 use tokio::time::sleep_until;
 
 pub use drain::drain_budget;
-pub(crate) use publish::Published;
 
 use crate::{
     Config,
     child::{Action, Event, Exit, Launcher, Other, Reason, State, Tail, Then},
     component::{Component, SlotId, roll},
-    control::{DeskEnd, Order, millis},
+    control::{ControlEnds, Order, millis},
     metrics::SuiteMetrics,
     notify::{Notifications, Word},
+    orphans::Roster,
     state::StateFile,
 };
 use jobs::Jobs;
@@ -40,10 +40,10 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) launcher: Launcher,
     pub(crate) notifications: Notifications,
+    pub(crate) roster: Roster,
     pub(crate) metrics: SuiteMetrics,
     pub(crate) state: StateFile,
-    pub(crate) desk: DeskEnd,
-    pub(crate) published: Published,
+    pub(crate) ends: ControlEnds,
 }
 
 /// Owner of the children.
@@ -148,7 +148,7 @@ impl Suite {
                 tracing::warn!(%error, "a notification cannot be read");
                 Wake::Time
             }, |(pid, words)| Wake::Said(pid, words)),
-            order = self.parts.desk.next() => Wake::Order(Box::new(order)),
+            order = self.parts.ends.desk.next() => Wake::Order(Box::new(order)),
             () = sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => Wake::Time,
             () = shutdown.draining(), if !draining => Wake::Drain,
             () = shutdown.aborting(), if draining && !self.aborted => Wake::Abort,
@@ -280,7 +280,9 @@ impl Suite {
             }
         };
         tracing::info!(component = component.name(), instance, generation, child.pid = launched.pid, "component starting");
+        let pid = launched.pid;
         slot.run(launched, generation, tail);
+        self.parts.roster.started(component.name(), instance, pid);
         self.exits.push(ended.map(move |exit| (id, generation, exit)).boxed_local());
         if let (Component::Redis, Some(redis)) = (component, self.parts.launcher.redis()) {
             self.answers.push(redis.answers().map(move |()| (id, generation)).boxed_local());
@@ -319,6 +321,9 @@ impl Suite {
         let (pid, uptime) = slot.process(generation).map(|process| (process.launched.pid, now.duration_since(process.since))).unzip();
         let is_successor = matches!(slot.machine.other(), Some(Other::Successor { generation: successor, .. }) if successor == generation);
         let ended = slot.ended(generation, exit, now);
+        if let Some(pid) = pid {
+            self.parts.roster.ended(pid);
+        }
         if let Some(stopped) = &ended.stopped {
             self.parts.metrics.stopped(id, stopped.outcome.label(), stopped.took);
         }
@@ -333,14 +338,14 @@ impl Suite {
         let (uptime_ms, exit) = (millis(uptime.unwrap_or_default()), &ended.exit);
         match slot.machine.state() {
             _ if ended.stopped.is_some() => {
-                tracing::info!(component, instance, generation, child.pid = pid, %exit, uptime_ms, "component ended")
+                tracing::info!(component, instance, generation, child.pid = pid, %exit, uptime_ms, "component ended");
             }
             State::Stopped => tracing::debug!(component, instance, generation, %exit, uptime_ms, "component ended"),
             State::Quarantined { .. } => {
                 tracing::error!(component, instance, generation, %exit, uptime_ms, reason = slot.detail(), "component quarantined");
             }
             _ if is_successor => {
-                tracing::error!(component, instance, generation, %exit, uptime_ms, "component not replaced: the new one ended")
+                tracing::error!(component, instance, generation, %exit, uptime_ms, "component not replaced: the new one ended");
             }
             _ => tracing::warn!(component, instance, generation, %exit, uptime_ms, next, "component exited"),
         }

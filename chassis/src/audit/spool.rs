@@ -126,10 +126,11 @@ impl Spool {
     }
 
     /// Passes over the oldest record. It stays in the file until [`Spool::clear`].
-    pub(super) fn pop_front(&mut self) {
-        if let Ok(Some(record)) = self.front() {
+    pub(super) fn pop_front(&mut self) -> io::Result<()> {
+        if let Some(record) = self.front()? {
             self.front += HEADER + record.len() as u64;
         }
+        Ok(())
     }
 
     /// Empties the file once everything was passed over.
@@ -167,7 +168,7 @@ mod tests {
         let mut records = Vec::new();
         while let Some(record) = spool.front().unwrap() {
             records.push(record);
-            spool.pop_front();
+            spool.pop_front().unwrap();
         }
         records
     }
@@ -180,7 +181,7 @@ mod tests {
         spool.append(b"one").unwrap();
         spool.append(b"").unwrap();
         spool.append(b"three").unwrap();
-        spool.pop_front();
+        spool.pop_front().unwrap();
         drop(spool);
         let mut spool = open();
         assert_eq!(drain(&mut spool), [&b"one"[..], b"", b"three"], "passed over is not cleared");

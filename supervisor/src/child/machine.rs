@@ -149,6 +149,7 @@ pub(crate) enum Event {
         draw: f64,
     },
     /// It proves no progress any more.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the watchdog"))]
     Hung {
         /// Which.
         generation: u32,
@@ -276,7 +277,7 @@ impl Machine {
             State::Quarantined { probe_at } => probe_at,
             State::Waiting | State::Ready { .. } | State::Stopped => None,
         };
-        lead.into_iter().chain(self.other.and_then(|other| other.deadline())).min()
+        lead.into_iter().chain(self.other.and_then(Other::deadline)).min()
     }
 
     /// The transition. What an event does not concern leaves all as it was.
@@ -316,7 +317,7 @@ impl Machine {
             (_, Some(Other::Successor { generation: successor, deadline: Some(_) })) if generation == successor => {
                 self.forget_if_stable(now);
                 actions.push(Action::Terminate(self.lead));
-                self.other = Some(Other::Outgoing { generation: self.lead, deadline: self.drained_by(now) });
+                self.other = Some(Other::Outgoing { generation: self.lead, deadline: Some(self.drained_by(now)) });
                 self.lead = successor;
                 self.state = State::Ready { since: now };
             }
@@ -327,7 +328,7 @@ impl Machine {
     /// A lead that goes without being asked is replaced while it drains, if it may be.
     fn leaves(&mut self, generation: u32, draw: f64, now: Instant, actions: &mut Vec<Action>) {
         if generation == self.lead && matches!(self.state, State::Starting { .. } | State::Ready { .. }) {
-            self.replace_lead(self.drained_by(now), draw, now, actions);
+            self.replace_lead(Some(self.drained_by(now)), draw, now, actions);
         }
     }
 
@@ -441,7 +442,7 @@ impl Machine {
             }
             State::Starting { deadline: Some(_) } | State::Ready { .. } => {
                 actions.push(Action::Terminate(self.lead));
-                self.state = State::Draining { deadline: self.drained_by(now), then: Then::Again };
+                self.state = State::Draining { deadline: Some(self.drained_by(now)), then: Then::Again };
             }
             State::Starting { deadline: None } => self.state = State::Draining { deadline: None, then: Then::Again },
             State::Draining { deadline, .. } => self.state = State::Draining { deadline, then: Then::Again },
@@ -464,7 +465,7 @@ impl Machine {
         self.state = match self.state {
             State::Starting { deadline: Some(_) } | State::Ready { .. } => {
                 actions.push(Action::Terminate(self.lead));
-                State::Draining { deadline: self.drained_by(now), then: Then::Stop }
+                State::Draining { deadline: Some(self.drained_by(now)), then: Then::Stop }
             }
             // Killed already: there is nobody left to ask.
             State::Starting { deadline: None } => State::Draining { deadline: None, then: Then::Stop },
@@ -487,7 +488,7 @@ impl Machine {
     fn dismiss_successor(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if let Some(Other::Successor { generation, deadline }) = self.other {
             // One that was killed for its slowness keeps what is left of no time.
-            let deadline = deadline.and_then(|_| self.drained_by(now));
+            let deadline = deadline.map(|_| self.drained_by(now));
             if deadline.is_some() {
                 actions.push(Action::Terminate(generation));
             }
@@ -528,8 +529,8 @@ impl Machine {
         }
     }
 
-    fn drained_by(&self, now: Instant) -> Option<Instant> {
-        Some(now + self.policy.budget + KILL_GRACE)
+    fn drained_by(&self, now: Instant) -> Instant {
+        now + self.policy.budget + KILL_GRACE
     }
 }
 

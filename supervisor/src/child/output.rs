@@ -44,11 +44,6 @@ impl Tail {
     pub(crate) fn last_words(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).back().map(|line| plain(line))
     }
-
-    /// Starts over, for the next process.
-    pub(crate) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
 }
 
 /// Where one child's lines go.

@@ -1,4 +1,4 @@
-//! systemd's fd store (`FDSTORE=1`, sd_notify(3)): holds our sockets while no supervisor lives, and hands them to the next by `LISTEN_FDS`.
+//! systemd's fd store (`FDSTORE=1`, `sd_notify(3)`): holds our sockets while no supervisor lives, and hands them to the next by `LISTEN_FDS`.
 //!
 //! It keeps what the unit allows (`FileDescriptorStoreMax=`); where nobody listens on `NOTIFY_SOCKET`, or it is no systemd, nothing comes of it.
 

@@ -22,11 +22,9 @@ const MARGIN: Duration = Duration::from_secs(10);
 impl Suite {
     /// What the last supervisor had promised, from the beginning: a restart that was half done is done again.
     pub(super) fn resume_orders(&mut self) {
-        let (orders, past) = self.parts.state.take_orders();
-        self.parts.desk.restore(past);
-        for order in orders {
+        for order in self.parts.ends.desk.restore(self.parts.state.changes()).into_iter().rev() {
             tracing::info!(change = %order.change, change.id = order.id, "change taken over from the supervisor before");
-            self.jobs.queue(order);
+            self.jobs.queue_first(order);
         }
     }
 
@@ -49,7 +47,7 @@ impl Suite {
                     self.end(&job);
                     over += 1;
                 } else {
-                    job.statuses().into_iter().for_each(|status| self.parts.desk.publish(status));
+                    job.statuses().into_iter().for_each(|status| self.parts.ends.desk.publish(status));
                     self.jobs.begin(job);
                 }
             }
@@ -225,7 +223,9 @@ impl Suite {
     fn sweep(&mut self) {
         let gone = self.slots.iter().filter(|slot| slot.leaving && slot.machine.is_stopped());
         let gone: Vec<_> = gone.map(|slot| slot.id).filter(|id| !self.jobs.is_removing(*id)).collect();
-        gone.into_iter().for_each(|id| self.close_slot(id));
+        for id in gone {
+            self.close_slot(id);
+        }
     }
 
     fn end(&mut self, job: &Job) {
@@ -256,7 +256,7 @@ impl Suite {
             } else {
                 tracing::info!(change, change.id = id, took_ms, verdict, "change done");
             }
-            self.parts.desk.publish(status);
+            self.parts.ends.desk.publish(status);
         }
     }
 
@@ -271,7 +271,7 @@ impl Suite {
 }
 
 fn name_of(step: &Step) -> String {
-    let component = Component::of(&step.component);
+    let component = Component::named(&step.component);
     component.map_or_else(|| step.component.clone(), |component| SlotId { component, instance: step.instance }.to_string())
 }
 

@@ -3,15 +3,14 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    fmt,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
 use gatehouse_proto::internal::v1::{ChangeStatus, Step};
 
 use crate::{
     component::{Component, SlotId},
-    control::{Change, Order, Target, millis},
+    control::{Change, Order},
 };
 
 /// All of them.
@@ -58,6 +57,11 @@ pub(super) struct Current {
 }
 
 impl Jobs {
+    /// Before all others: it had begun.
+    pub(super) fn queue_first(&mut self, order: Order) {
+        self.queued.push_front(order);
+    }
+
     /// The last in the queue.
     pub(super) fn queue(&mut self, order: Order) {
         self.queued.push_back(order);
@@ -66,21 +70,21 @@ impl Jobs {
     /// The next order that can begin, with those that want the same: none of its components is being changed, or waits for an earlier order.
     pub(super) fn next(&mut self) -> Option<Vec<Order>> {
         let mut busy: BTreeSet<Component> =
-            self.running.iter().flat_map(|job| &job.orders).flat_map(|order| order.change.components()).collect();
+            self.running.iter().flat_map(|job| &job.orders).flat_map(|order| components(&order.change)).collect();
         let position = self.queued.iter().position(|order| {
-            let components = order.change.components();
+            let components = components(&order.change);
             let free = components.iter().all(|component| !busy.contains(component));
             busy.extend(components);
             free
         })?;
         let first = self.queued.remove(position)?;
-        let components = first.change.components();
+        let touched = components(&first.change);
         let mut orders = vec![first];
         let mut i = position;
         while let Some(order) = self.queued.get(i) {
             if order.change == orders[0].change {
                 orders.extend(self.queued.remove(i));
-            } else if order.change.components().iter().any(|component| components.contains(component)) {
+            } else if components(&order.change).iter().any(|component| touched.contains(component)) {
                 break;
             } else {
                 i += 1;
@@ -119,19 +123,6 @@ impl Jobs {
         let concerns = |job: &Job| job.left.contains(&id) || job.current.is_some_and(|current| current.slot == id);
         self.running.iter().any(|job| job.task == Task::Remove && concerns(job))
     }
-
-    /// All that is to be done, for the next supervisor.
-    pub(super) fn orders(&self) -> Vec<Order> {
-        self.running.iter().flat_map(|job| &job.orders).chain(&self.queued).cloned().collect()
-    }
-
-    /// For `Status`.
-    pub(super) fn statuses(&self) -> Vec<ChangeStatus> {
-        let running = self.running.iter().flat_map(Job::statuses);
-        // How long it has been under way is the asker's to add: the status changes with what happens, not with time.
-        let timeless = |status: ChangeStatus| ChangeStatus { took_ms: 0, ..status };
-        running.chain(self.queued.iter().map(|order| order.status("queued"))).map(timeless).collect()
-    }
 }
 
 impl Job {
@@ -155,59 +146,17 @@ impl Job {
     }
 }
 
-impl Order {
-    /// Where it stands, as others see it.
-    pub(super) fn status(&self, state: &str) -> ChangeStatus {
-        let queued_ms = self.queued.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
-        ChangeStatus {
-            change_id: self.id.clone(),
-            what: self.change.to_string(),
-            actor: self.actor.clone(),
-            reason: self.reason.clone(),
-            state: state.to_owned(),
-            queued_ms,
-            took_ms: millis(SystemTime::now().duration_since(self.queued).unwrap_or(Duration::ZERO)),
-            verdict: String::new(),
-            steps: Vec::new(),
-        }
-    }
-}
-
-impl Change {
-    /// Which it touches.
-    fn components(&self) -> Vec<Component> {
-        match self {
-            Self::Restart(target) | Self::Stop(target) | Self::Start(target) => vec![target.component],
-            Self::Scale { .. } => vec![Component::Pusher],
-            Self::Upgrade { .. } => Component::ALL.to_vec(),
-        }
-    }
-}
-
-impl fmt::Display for Change {
-    /// As on the command line.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Restart(target) => write!(f, "restart {target}"),
-            Self::Stop(target) => write!(f, "stop {target}"),
-            Self::Start(target) => write!(f, "start {target}"),
-            Self::Scale { instances } => write!(f, "scale pusher {instances}"),
-            Self::Upgrade { directory: None } => f.write_str("upgrade"),
-            Self::Upgrade { directory: Some(directory) } => write!(f, "upgrade --from {}", directory.display()),
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.component.name())?;
-        self.instance.map_or(Ok(()), |instance| write!(f, "/{instance}"))
-    }
+/// Which it touches.
+fn components(change: &Change) -> Vec<Component> {
+    change.target().map_or_else(|| Component::ALL.to_vec(), |target| vec![target.component])
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
+    use crate::control::Target;
 
     fn order(id: &str, change: Change) -> Order {
         Order { id: id.to_owned(), actor: "ada".into(), reason: String::new(), change, queued: UNIX_EPOCH }
@@ -239,7 +188,6 @@ mod tests {
         jobs.begin(Job::new(first, Task::Restart, []));
         assert_eq!(ids(jobs.next()), ["2"], "another component does not wait");
         assert_eq!(ids(jobs.next()), Vec::<String>::new(), "the same one does");
-        assert_eq!(jobs.orders().iter().map(|order| order.id.as_str()).collect::<Vec<_>>(), ["1", "3", "4", "5"]);
         jobs.take_running();
         assert_eq!((ids(jobs.next()), ids(jobs.next())), (vec!["4".to_owned()], vec!["5".to_owned()]));
     }
@@ -253,13 +201,5 @@ mod tests {
         assert!(jobs.next().is_none());
         jobs.take_running();
         assert_eq!(ids(jobs.next()), ["2"]);
-    }
-
-    #[test]
-    fn changes_read_as_they_are_typed() {
-        let pusher = Target { component: Component::Pusher, instance: Some(1) };
-        assert_eq!(Change::Stop(pusher).to_string(), "stop pusher/1");
-        assert_eq!(Change::Scale { instances: 4 }.to_string(), "scale pusher 4");
-        assert_eq!(Change::Upgrade { directory: Some("/opt/new".into()) }.to_string(), "upgrade --from /opt/new");
     }
 }

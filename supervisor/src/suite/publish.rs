@@ -5,7 +5,6 @@ use std::time::Instant;
 use gatehouse_chassis::outlet::Outlet;
 use gatehouse_proto::internal::v1::{Member, Members, StatusResponse};
 use sd_notify::NotifyState;
-use tokio::sync::watch;
 
 use super::{Phase, Suite, slot::Slot};
 use crate::{
@@ -13,13 +12,6 @@ use crate::{
     control::{Snapshot, summary},
     state::SlotRecord,
 };
-
-/// Where all stand, for whoever asks.
-#[derive(Debug)]
-pub(crate) struct Published {
-    pub(crate) snapshot: watch::Sender<Snapshot>,
-    pub(crate) members: watch::Sender<Members>,
-}
 
 impl Suite {
     /// After every event.
@@ -36,17 +28,16 @@ impl Suite {
             draining,
             instances,
             listeners: self.parts.launcher.sockets().listed(),
-            pid: std::process::id(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
-            changes: self.jobs.statuses(),
+            ..StatusResponse::default()
         };
-        let changed = self.parts.published.snapshot.send_if_modified(|snapshot| {
+        let changed = self.parts.ends.snapshot.send_if_modified(|snapshot| {
             let changed = snapshot.status != status || snapshot.started != started;
             *snapshot = Snapshot { status, started };
             changed
         });
         let members = self.members();
-        self.parts.published.members.send_if_modified(|published| {
+        self.parts.ends.members.send_if_modified(|published| {
             let changed = *published != members;
             *published = members;
             changed
@@ -73,7 +64,7 @@ impl Suite {
             let stopped_by = slot.stopped_by.clone().filter(|_| memory.stopped_by_operator);
             self.parts.state.note_slot(slot.id, SlotRecord { memory, restarts: slot.restarts, stopped_by });
         }
-        self.parts.state.note_orders(self.jobs.orders(), self.parts.desk.snapshot());
+        self.parts.state.note_changes(self.parts.ends.desk.snapshot());
         self.parts.state.write();
     }
 }

@@ -97,11 +97,6 @@ impl Slot {
         self.processes.iter_mut().find(|process| process.generation == generation)
     }
 
-    /// All that run.
-    pub(crate) fn processes(&self) -> &[Running] {
-        &self.processes
-    }
-
     /// The generation of the process with that pid.
     pub(crate) fn generation_of(&self, pid: u32) -> Option<u32> {
         self.processes.iter().find(|process| process.launched.pid == pid).map(|process| process.generation)
@@ -143,11 +138,6 @@ impl Slot {
         self.last_words.clone_from(&ended.words);
         self.stopped = stopped.or(self.stopped.take());
         ended
-    }
-
-    /// Whether somebody accepts on its sockets: one who serves, or an old one that has not been asked to stop.
-    pub(crate) fn accepts(&self) -> bool {
-        self.machine.is_ready()
     }
 
     /// Why it is not ready, in words.

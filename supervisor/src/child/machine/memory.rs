@@ -58,6 +58,7 @@ impl Machine {
 
     /// Takes over the processes that a dead supervisor left, by their numbers: two at most. What was ready then is taken to be so now; its watchdog says
     /// otherwise soon if it is not. One older than the last lead was on its way out.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the adoption of what a dead supervisor left"))]
     pub(crate) fn adopt(&mut self, found: &[u32], memory: &Memory, now: Instant) {
         let ready_by = Some(now + self.policy.ready_timeout);
         self.generations = found.iter().copied().fold(self.generations, u32::max);
@@ -66,7 +67,7 @@ impl Machine {
         if let Some(lead) = lead {
             self.lead = lead;
             self.state = match () {
-                () if self.stopped_by_operator => State::Draining { deadline: self.drained_by(now), then: Then::Stop },
+                () if self.stopped_by_operator => State::Draining { deadline: Some(self.drained_by(now)), then: Then::Stop },
                 () if memory.ready && lead == memory.lead => State::Ready { since: now },
                 () => State::Starting { deadline: ready_by },
             };
@@ -76,7 +77,7 @@ impl Machine {
             if lead.is_some_and(|lead| generation > lead) && self.is_ready() {
                 Other::Successor { generation, deadline: ready_by }
             } else {
-                Other::Outgoing { generation, deadline: self.drained_by(now) }
+                Other::Outgoing { generation, deadline: Some(self.drained_by(now)) }
             }
         });
     }

@@ -407,7 +407,7 @@ fn step(
                 assert!(alive.insert(generation), "{generation} twice");
             }
             Terminate(generation) | Abort(generation) | DoKill(generation) => {
-                assert!(alive.contains(&generation), "{action:?} after {event:?}")
+                assert!(alive.contains(&generation), "{action:?} after {event:?}");
             }
         }
     }

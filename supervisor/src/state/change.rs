@@ -3,10 +3,10 @@
 use gatehouse_proto::internal::v1::{ChangeStatus, Step};
 use serde::{Deserialize, Serialize};
 
-/// A change that is over.
+/// One of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct PastChange {
+pub(crate) struct SavedChange {
     id: String,
     what: String,
     actor: String,
@@ -15,12 +15,12 @@ pub(crate) struct PastChange {
     queued_ms: i64,
     took_ms: u64,
     verdict: String,
-    steps: Vec<PastStep>,
+    steps: Vec<SavedStep>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-struct PastStep {
+struct SavedStep {
     component: String,
     instance: u32,
     from_generation: u32,
@@ -29,10 +29,10 @@ struct PastStep {
     message: String,
 }
 
-impl From<ChangeStatus> for PastChange {
+impl From<ChangeStatus> for SavedChange {
     fn from(status: ChangeStatus) -> Self {
         let ChangeStatus { change_id, what, actor, reason, state, queued_ms, took_ms, verdict, steps } = status;
-        let steps = steps.into_iter().map(|Step { component, instance, from_generation, to_generation, succeeded, message }| PastStep {
+        let steps = steps.into_iter().map(|Step { component, instance, from_generation, to_generation, succeeded, message }| SavedStep {
             component,
             instance,
             from_generation,
@@ -44,10 +44,10 @@ impl From<ChangeStatus> for PastChange {
     }
 }
 
-impl From<PastChange> for ChangeStatus {
-    fn from(past: PastChange) -> Self {
-        let PastChange { id, what, actor, reason, state, queued_ms, took_ms, verdict, steps } = past;
-        let steps = steps.into_iter().map(|PastStep { component, instance, from_generation, to_generation, succeeded, message }| Step {
+impl From<SavedChange> for ChangeStatus {
+    fn from(past: SavedChange) -> Self {
+        let SavedChange { id, what, actor, reason, state, queued_ms, took_ms, verdict, steps } = past;
+        let steps = steps.into_iter().map(|SavedStep { component, instance, from_generation, to_generation, succeeded, message }| Step {
             component,
             instance,
             from_generation,

@@ -1,0 +1,270 @@
+//! Who may change the suite, and how they are called in the trail.
+//!
+//! Whoever can connect to the control socket may look. To change something one must be root, the supervisor's own user, or an operator: a member of the group that
+//! owns the socket or, where `[supervisor] operators` names some, one of those alone.
+//!
+//! The kernel says who connected (`SO_PEERCRED`): user, effective group, pid. Supplementary groups are asked of the user database by the user's name (getgrouplist(3)),
+//! not read from `/proc/PID/status`: the caller may be gone and its pid another's by the time we look.
+
+use std::{ffi::CString, fmt, os::unix::fs::chown, path::Path, str::FromStr, sync::Arc, time::Duration};
+
+use gatehouse_chassis::{config::Section, connections::Credentials, exit::Fatal};
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+use tokio::{sync::Semaphore, time::timeout};
+
+/// How long the user database may take. It may be on another machine that is part of what went wrong.
+const LOOKUP: Duration = Duration::from_secs(1);
+/// Lookups under way at most: each holds a thread for as long as the database is silent.
+const LOOKUPS: usize = 4;
+/// The longest name that root may claim to act for.
+const MAX_CLAIM: usize = 64;
+
+/// `[supervisor] control_group`, `operators`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The group that owns the control socket. Default: the supervisor's own.
+    pub group: Option<String>,
+    /// Who may change the suite besides root and the supervisor's own user. Default: the members of the group that owns the socket.
+    pub operators: Vec<Operator>,
+}
+
+/// `alice`, `group:ops`; a number where there is no name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// One user.
+    User(String),
+    /// Every member of a group.
+    Group(String),
+}
+
+impl Access {
+    /// Reads the two keys.
+    pub(crate) fn read(section: &mut Section<'_>) -> Self {
+        Self { group: section.key("control_group").optional(), operators: section.key("operators").list() }
+    }
+}
+
+impl FromStr for Operator {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let operator = text.strip_prefix("group:").map_or_else(|| Self::User(text.to_owned()), |group| Self::Group(group.to_owned()));
+        match &operator {
+            Self::User(name) | Self::Group(name) if name.is_empty() || name.contains([':', '/', ' ']) => {
+                Err("names no user; write `alice`, or `group:ops` for a group")
+            }
+            _ => Ok(operator),
+        }
+    }
+}
+
+/// The policy.
+#[derive(Debug)]
+pub(crate) struct Operators {
+    own: Uid,
+    own_name: String,
+    rule: Arc<Rule>,
+    lookups: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+enum Rule {
+    Members(Gid),
+    Named(Vec<Operator>),
+}
+
+/// What the policy says of one caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Admission {
+    /// `alice (uid 1000)`.
+    pub(crate) actor: String,
+    /// Root or the supervisor's own user, who could do all of this without asking.
+    pub(crate) is_owner: bool,
+    /// Or why not.
+    pub(crate) permitted: Result<(), &'static str>,
+}
+
+impl Operators {
+    /// Gives the control socket to its group.
+    pub(crate) fn open(access: &Access, socket: &Path) -> Result<Self, Fatal> {
+        let (own, mut group) = (Uid::effective(), Gid::effective());
+        if let Some(name) = &access.group {
+            group = find_group(name).ok_or_else(|| Fatal::config(format!("supervisor.control_group: there is no group {name}")))?;
+            chown(socket, None, Some(group.as_raw())).map_err(|error| {
+                let why = format!("{} cannot be given to the group {name}: {error}", socket.display());
+                Fatal::config(format!("supervisor.control_group: {why}; the supervisor's user must be a member"))
+            })?;
+        }
+        let own_name = name_of(own).unwrap_or_default();
+        let rule = if access.operators.is_empty() { Rule::Members(group) } else { Rule::Named(access.operators.clone()) };
+        Ok(Self { own, own_name, rule: Arc::new(rule), lookups: Arc::new(Semaphore::new(LOOKUPS)) })
+    }
+
+    /// Who that is, and whether they may change the suite. `claimed`: on whose behalf root says it acts.
+    pub(crate) async fn admit(&self, peer: Option<Credentials>, claimed: Option<&str>) -> Admission {
+        let denied = |actor: String, why| Admission { actor, is_owner: false, permitted: Err(why) };
+        let Some(peer) = peer else { return denied("unknown".to_owned(), "the kernel does not say who you are") };
+        let uid = Uid::from_raw(peer.uid);
+        // These two must get through although nobody knows anybody's name any more.
+        if uid.is_root() || uid == self.own {
+            let name = if uid.is_root() { "root" } else { &self.own_name };
+            let behalf = claimed.filter(|name| uid.is_root() && is_name(name)).map(|name| format!(" for {name}")).unwrap_or_default();
+            return Admission { actor: actor(&format!("{name}{behalf}"), uid), is_owner: true, permitted: Ok(()) };
+        }
+        match self.look_up(peer).await {
+            Some((name, true)) => Admission { actor: actor(&name, uid), is_owner: false, permitted: Ok(()) },
+            Some((name, false)) => {
+                denied(actor(&name, uid), "you are no operator of this suite (see [supervisor] operators); call as one, or as root")
+            }
+            None => denied(actor("", uid), "the user database does not answer, so nobody knows whether you are an operator; call as root"),
+        }
+    }
+
+    /// The caller's name and whether the rule names them, unless the database keeps silent.
+    async fn look_up(&self, peer: Credentials) -> Option<(String, bool)> {
+        let (rule, lookups) = (Arc::clone(&self.rule), Arc::clone(&self.lookups));
+        let found = async move {
+            let permit = lookups.acquire_owned().await.ok()?;
+            let found = tokio::task::spawn_blocking(move || {
+                // With the thread, not with whoever waits for it.
+                let _permit = permit;
+                rule.look_up(peer)
+            });
+            found.await.ok()
+        };
+        timeout(LOOKUP, found).await.ok().flatten()
+    }
+}
+
+impl Rule {
+    fn look_up(&self, peer: Credentials) -> (String, bool) {
+        let user = User::from_uid(Uid::from_raw(peer.uid)).ok().flatten();
+        let mut groups = vec![Gid::from_raw(peer.gid)];
+        if let Some(user) = &user {
+            let named = CString::new(user.name.as_str()).ok().and_then(|name| getgrouplist(&name, user.gid).ok());
+            groups.extend(named.unwrap_or_default());
+        }
+        let name = user.map(|user| user.name).unwrap_or_default();
+        let is_named = |operator: &Operator| match operator {
+            Operator::User(wanted) => *wanted == name || *wanted == peer.uid.to_string(),
+            Operator::Group(wanted) => find_group(wanted).is_some_and(|group| groups.contains(&group)),
+        };
+        let permitted = match self {
+            Self::Members(group) => groups.contains(group),
+            Self::Named(operators) => operators.iter().any(is_named),
+        };
+        (name, permitted)
+    }
+}
+
+fn find_group(name: &str) -> Option<Gid> {
+    let by_name = Group::from_name(name).ok().flatten().map(|group| group.gid);
+    by_name.or_else(|| name.parse().ok().map(Gid::from_raw))
+}
+
+fn name_of(uid: Uid) -> Option<String> {
+    User::from_uid(uid).ok().flatten().map(|user| user.name)
+}
+
+fn actor(name: &str, uid: Uid) -> String {
+    if name.is_empty() { format!("uid {uid}") } else { format!("{name} (uid {uid})") }
+}
+
+/// Nothing that could pass for more than a name.
+fn is_name(text: &str) -> bool {
+    (1..=MAX_CLAIM).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@\\".contains(&byte))
+        && text != "root"
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => f.write_str(name),
+            Self::Group(name) => write!(f, "group:{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As if the supervisor ran as a user that nobody here is.
+    fn operators(rule: Rule) -> Operators {
+        let own = Uid::from_raw(4_000_000);
+        Operators { own, own_name: "gatehouse".into(), rule: Arc::new(rule), lookups: Arc::new(Semaphore::new(LOOKUPS)) }
+    }
+
+    fn named(operators: &[&str]) -> Rule {
+        Rule::Named(operators.iter().map(|operator| operator.parse().unwrap()).collect())
+    }
+
+    const fn peer(uid: u32, gid: u32) -> Credentials {
+        Credentials { pid: None, uid, gid }
+    }
+
+    #[tokio::test]
+    async fn root_and_the_supervisor_s_own_user_may_and_only_root_may_claim_to_act_for_another() {
+        let operators = operators(named(&["nobody-at-all"]));
+        let cases = [
+            (peer(0, 0), None, "root (uid 0)"),
+            (peer(0, 0), Some("alice"), "root for alice (uid 0)"),
+            (peer(0, 0), Some("root"), "root (uid 0)"),
+            (peer(0, 0), Some("a (uid 7) for b"), "root (uid 0)"),
+            (peer(4_000_000, 1), Some("alice"), "gatehouse (uid 4000000)"),
+        ];
+        for (peer, claimed, actor) in cases {
+            let admission = operators.admit(Some(peer), claimed).await;
+            assert_eq!((admission.actor.as_str(), admission.is_owner, admission.permitted), (actor, true, Ok(())));
+        }
+    }
+
+    #[tokio::test]
+    async fn others_are_admitted_by_name_by_group_or_by_number() {
+        // In every user database of this system: `daemon`, uid 1, in the group `daemon`, gid 1.
+        let daemon = User::from_name("daemon").unwrap().unwrap();
+        let (uid, gid) = (daemon.uid.as_raw(), daemon.gid.as_raw());
+        let stranger = 3_999_999;
+        let cases = [
+            (named(&["daemon"]), peer(uid, stranger), true),
+            (named(&["1"]), peer(uid, stranger), true),
+            (named(&["group:daemon"]), peer(uid, stranger), true),
+            (named(&["group:daemon"]), peer(stranger, gid), true),
+            (named(&["alice", "group:3999998"]), peer(uid, gid), false),
+            (named(&["3999999"]), peer(stranger, stranger), true),
+            (Rule::Members(Gid::from_raw(gid)), peer(uid, stranger), true),
+            (Rule::Members(Gid::from_raw(stranger)), peer(uid, gid), false),
+            (Rule::Members(Gid::from_raw(stranger)), peer(uid, stranger), true),
+        ];
+        for (rule, peer, may) in cases {
+            let told = format!("{rule:?} {peer:?}");
+            let admission = operators(rule).admit(Some(peer), None).await;
+            assert_eq!((admission.permitted.is_ok(), admission.is_owner), (may, false), "{told}");
+        }
+        assert_eq!(operators(named(&["daemon"])).admit(None, None).await.actor, "unknown", "and may nothing");
+        let actors = [peer(uid, gid), peer(stranger, 0)].map(|peer| (peer, operators(named(&["x"]))));
+        for ((peer, operators), actor) in actors.into_iter().zip(["daemon (uid 1)", "uid 3999999"]) {
+            assert_eq!(operators.admit(Some(peer), Some("root")).await.actor, actor);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_user_database_keeps_out_strangers_and_nobody_else() {
+        let operators = operators(named(&["daemon"]));
+        // Every lookup is under way and none comes back.
+        let _stuck = Arc::clone(&operators.lookups).acquire_many_owned(u32::try_from(LOOKUPS).unwrap()).await.unwrap();
+        assert_eq!(operators.admit(Some(peer(0, 0)), None).await.permitted, Ok(()));
+        let kept_out = operators.admit(Some(peer(1, 1)), None).await;
+        assert!(kept_out.permitted.unwrap_err().contains("does not answer"));
+        assert_eq!(kept_out.actor, "uid 1");
+    }
+
+    #[test]
+    fn what_names_nobody_is_refused() {
+        for text in ["", "group:", "a b", "user:alice"] {
+            assert!(text.parse::<Operator>().is_err(), "{text}");
+        }
+        assert_eq!("group:ops".parse::<Operator>().unwrap().to_string(), "group:ops");
+    }
+}
