@@ -98,6 +98,13 @@ impl Intake {
         read_entries(answer).ok_or(RedisError::Unexpected("XREADGROUP"))
     }
 
+    /// The longest that any call here may take: every wait has a bound, and this is their sum, rounded up.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        let config = self.redis.config();
+        config.connect_timeout + Duration::from_millis(BLOCK_MS) + config.command_timeout * 4
+    }
+
     /// The newest entry that the stream ever had.
     pub async fn newest(&self) -> Result<StreamId, RedisError> {
         Ok(self.redis.stream_info(&self.stream).await?.last_generated)

@@ -2,7 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use gatehouse_chassis::{Process, backoff::Backoff, connections::Gauged, redis::RedisError};
+use gatehouse_chassis::{
+    Process,
+    backoff::Backoff,
+    connections::Gauged,
+    redis::RedisError,
+    watchdog::{self, Pulse},
+};
 use gatehouse_migrations::Database;
 use gatehouse_proto::ids::StreamId;
 
@@ -19,6 +25,9 @@ use crate::{
 const STANDBY: Duration = Duration::from_millis(200);
 /// How often the database is asked for while there is nothing to write: it may go away in silence.
 const CHECK: Duration = Duration::from_secs(2);
+
+/// The longest that a step with the database may take, and a little more: a transaction has the longest bound. An outage fails steps, and is no hang.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Everything that the task owns, but for the chain, which comes and goes with its connection.
 #[derive(Debug)]
@@ -67,20 +76,23 @@ struct Course<L> {
     standing_by: bool,
     checked: Instant,
     logged: [Option<Instant>; 3],
+    pulse: Pulse,
 }
 
 impl Scribe {
     /// Until the drain has begun and everything that the stream held then is written. What comes later is the successor's.
     pub async fn run<L: Ledger>(mut self) {
-        let mut course: Course<L> = Course { open: None, away: None, standing_by: false, checked: Instant::now(), logged: [None; 3] };
+        let (pulse, patience) = (self.process.pulse("scribe", watchdog::USUAL), PATIENCE + self.intake.patience());
+        let mut course: Course<L> =
+            Course { open: None, away: None, standing_by: false, checked: Instant::now(), logged: [None; 3], pulse: pulse.clone() };
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut until = None;
         loop {
             let draining = self.process.shutdown().is_draining();
             if draining && until.is_none() {
-                until = self.intake.newest().await.ok();
+                until = pulse.during(patience, self.intake.newest()).await.ok();
             }
-            match self.turn(&mut course, draining).await {
+            match pulse.during(patience, self.turn(&mut course, draining)).await {
                 Ok(last) if draining && last.is_none_or(|last| Some(last) >= until) => break,
                 // Never ours to flush.
                 Err(Interrupted::Ledger(LedgerError::Held)) if draining => break,
@@ -92,7 +104,7 @@ impl Scribe {
                     if !std::mem::replace(&mut course.standing_by, true) {
                         tracing::info!(database = %self.database, "another auditor is writing; standing by");
                     }
-                    self.pause(STANDBY).await;
+                    pulse.during(patience, self.pause(STANDBY)).await;
                 }
                 // What is left stays in the stream for the next start.
                 Err(Interrupted::Redis(error)) if draining => {
@@ -102,11 +114,11 @@ impl Scribe {
                 Err(error) => {
                     self.went_away(&mut course, &error).await;
                     self.intake.rewind();
-                    self.pause(backoff.next_delay()).await;
+                    pulse.during(patience, self.pause(backoff.next_delay())).await;
                 }
             }
         }
-        self.output.finish().await;
+        pulse.during(patience, self.output.finish()).await;
     }
 
     /// One read and what comes of it; the last entry of it, if it brought any.
@@ -117,13 +129,16 @@ impl Scribe {
             tracing::info!(database = %self.database, audit.seq = chain.head().seq, "writing the trail");
             course.standing_by = false;
             course.open = Some(Open { chain, idle: Gauged::new(&self.metrics.idle) });
+            course.pulse.beat();
         }
         let entries = self.intake.read(!draining).await?;
+        course.pulse.beat();
         if entries.is_empty() && course.checked.elapsed() >= CHECK {
             self.check(course).await?;
         }
         for batch in Batch::decode(&entries, self.batch) {
             self.write(course, batch).await?;
+            course.pulse.beat();
         }
         Ok(entries.last().map(|entry| entry.id))
     }

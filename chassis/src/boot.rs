@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::CString,
     future::Future,
     io::Write as _,
     path::{Path, PathBuf},
@@ -12,6 +13,7 @@ use std::{
 };
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use sd_notify::NotifyState;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
@@ -21,8 +23,9 @@ use crate::{
     Process,
     config::{Config, Problem, Reader, Shared, Source},
     exit,
+    notify::Notifier,
     outlet::Outlet,
-    sockets::Inherited,
+    sockets::{self, Inherited},
     telemetry,
 };
 
@@ -101,11 +104,13 @@ impl<C: Config> Boot<C> {
     where
         F: Future<Output = anyhow::Result<()>>,
     {
+        self.take_name();
         let arguments = match self.arguments() {
             Ok(arguments) => arguments,
             Err(code) => return code,
         };
         // Nothing else has opened a descriptor yet.
+        sockets::keep_lane();
         let inherited = match Inherited::from_env() {
             Ok(inherited) => inherited,
             Err(error) => {
@@ -140,7 +145,17 @@ impl<C: Config> Boot<C> {
             Err(error) => self.report(Err(error.into())),
         };
         drop(telemetry);
+        // For a supervisor that is not our parent, because the one that was is gone. Nobody may be there.
+        let _unheard = Notifier::from_env().send(&[NotifyState::Custom(&format!("EXIT_STATUS={code}"))]);
         ExitCode::from(code)
+    }
+
+    /// As `ps` and `/proc` show it. A binary that is executed by its descriptor would be called by that descriptor's number.
+    fn take_name(&self) {
+        if let Ok(name) = CString::new(format!("gatehouse-{}", self.name)) {
+            // It works as well without.
+            let _unnamed = nix::sys::prctl::set_name(&name);
+        }
     }
 
     fn arguments(&self) -> Result<Arguments, ExitCode> {
@@ -198,6 +213,7 @@ impl<C: Config> Boot<C> {
         let budget = self.budget.map_or_else(|| process.shared().budgets.of(self.name), |budget| budget(process.shared()));
         let limit = shutdown.limit(budget);
         process.starting().await;
+        let _watchdog = process.watch();
         let whole = async {
             let served = serve(process.clone(), config).await;
             shutdown.drain();
@@ -256,6 +272,8 @@ fn print_lines(lines: &[String]) {
 /// The first SIGTERM or SIGINT drains, the second aborts.
 fn watch_signals(process: &Process) -> std::io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // A process that executed us may have held them back until now.
+    nix::sys::signal::SigSet::all().thread_unblock()?;
     let shutdown = process.shutdown().clone();
     let watch = async move {
         for _ in 0..2 {

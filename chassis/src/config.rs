@@ -8,12 +8,14 @@ mod document;
 mod reader;
 mod secret;
 mod shared;
+mod size;
 mod source;
 
 pub use address::{ListenAddr, RedisAddr};
 pub use reader::{Key, Problem, Reader, Section, unknown_key};
 pub use secret::Secret;
 pub use shared::{Budgets, DatabaseUrl, LogConfig, LogFormat, RedisConfig, SentryConfig, Shared, embedded_password_path};
+pub use size::{Bytes, NoSize};
 pub use source::{DEFAULT_PATH, Source};
 
 /// A component's own part of the configuration.

@@ -6,6 +6,7 @@ use std::{
     future::poll_fn,
     io,
     net::SocketAddr,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,11 +21,12 @@ use prometheus::{IntCounterVec, IntGauge};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tower::ServiceExt as _;
 
-use crate::{Shutdown, metrics::Metrics, sockets::Listener};
+use crate::{Shutdown, metrics::Metrics, sockets::Listener, watchdog::Pulse};
 
 /// The longest that a client may take over its first byte, and over a request's head (HTTP/1).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,14 +77,46 @@ impl ConnectionMetrics {
     }
 }
 
+/// What a listener allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections that are open at once; who comes then waits in the queue. `None`: as many as come.
+    pub connections: Option<usize>,
+    /// The longest that a client may take over its first byte, and over a request's head (HTTP/1).
+    pub patience: Duration,
+    /// After so long a connection is asked to end, and after twice as long it is cut. `None`: it may live for ever.
+    pub lifetime: Option<Duration>,
+}
+
+impl Default for Limits {
+    /// Those of a listener for clients.
+    fn default() -> Self {
+        Self { connections: None, patience: HEADER_TIMEOUT, lifetime: None }
+    }
+}
+
+/// [`serve_within`] the limits of a listener for clients.
+pub async fn serve(name: &'static str, listener: Listener, router: Router, metrics: ConnectionMetrics, shutdown: Shutdown, pulse: Pulse) {
+    serve_within(Limits::default(), name, listener, router, metrics, shutdown, pulse).await;
+}
+
 /// Accepts until the drain begins, then lets open connections finish. Resolves when the last has ended; what is open when aborting begins
-/// is dropped.
-pub async fn serve(name: &'static str, listener: Listener, router: Router, metrics: ConnectionMetrics, shutdown: Shutdown) {
+/// is dropped. `pulse` beats as long as it accepts.
+pub async fn serve_within(
+    limits: Limits,
+    name: &'static str,
+    listener: Listener,
+    router: Router,
+    metrics: ConnectionMetrics,
+    shutdown: Shutdown,
+    pulse: Pulse,
+) {
+    let room = Arc::new(Semaphore::new(limits.connections.unwrap_or(Semaphore::MAX_PERMITS)));
     let open = metrics.open.with_label_values(&[name]);
     // However this ends, no connection goes on without it.
     let connections = Connections::default();
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES as usize);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.patience).max_buf_size(MAX_HEADER_BYTES as usize);
     let max_streams = if matches!(listener, Listener::Unix(_)) { MAX_LOCAL_STREAMS } else { MAX_STREAMS };
     builder
         .http2()
@@ -91,12 +125,20 @@ pub async fn serve(name: &'static str, listener: Listener, router: Router, metri
         .max_concurrent_streams(max_streams)
         .keep_alive_interval(Some(Duration::from_secs(20)))
         .keep_alive_timeout(Duration::from_secs(10));
+    let mut idle = Box::pin(async move { pulse.idle().await });
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener) => accepted,
+            // However many wait in the queue.
+            biased;
             () = shutdown.draining() => break,
+            never = &mut idle => never,
+            accepted = async {
+                // Never closed.
+                let place = Arc::clone(&room).acquire_owned().await.ok();
+                accept(&listener).await.map(|accepted| (place, accepted))
+            } => accepted,
         };
-        let Accepted { stream, peer, credentials } = match accepted {
+        let (place, Accepted { stream, peer, credentials }) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // A connection that was gone before we took it concerns nobody; out of descriptors, waiting is all there is to do.
@@ -114,9 +156,9 @@ pub async fn serve(name: &'static str, listener: Listener, router: Router, metri
             request.map(axum::body::Body::new)
         });
         connections.0.spawn("connection", async move {
-            let _guard = guard;
+            let _counted = (guard, place);
             // The version cannot be told before the first byte, and nothing but this limits the wait for it.
-            if !heard(&*stream, &shutdown, HEADER_TIMEOUT, LATE).await {
+            if !heard(&*stream, &shutdown, limits.patience, LATE).await {
                 return;
             }
             let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
@@ -125,9 +167,17 @@ pub async fn serve(name: &'static str, listener: Listener, router: Router, metri
                 // What a client has sent is read before its connection is told of the drain: unread, it would be cut off.
                 biased;
                 ended = connection.as_mut() => ended,
-                () = shutdown.draining() => {
+                () = async {
+                    tokio::select! {
+                        () = shutdown.draining() => {}
+                        () = lived(limits.lifetime) => {}
+                    }
+                } => {
                     connection.as_mut().graceful_shutdown();
-                    connection.await
+                    tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = lived(limits.lifetime) => Ok(()),
+                    }
                 }
             };
             if let Err(error) = ended {
@@ -137,11 +187,20 @@ pub async fn serve(name: &'static str, listener: Listener, router: Router, metri
             }
         });
     }
+    drop(idle);
     // Closing our descriptor leaves the supervisor's open: connections wait in the queue for the next generation.
     drop(listener);
     tokio::select! {
         () = connections.0.finished() => {}
         () = shutdown.aborting() => tracing::warn!(listener = name, connections.cut = open.get(), "connections cut"),
+    }
+}
+
+/// Never, without a bound.
+async fn lived(bound: Option<Duration>) {
+    match bound {
+        Some(bound) => sleep(bound).await,
+        None => std::future::pending().await,
     }
 }
 

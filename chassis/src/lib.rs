@@ -11,12 +11,14 @@ pub mod connections;
 pub mod exit;
 pub mod ipc;
 pub mod metrics;
+pub mod notify;
 pub mod outlet;
 pub mod process;
 pub mod redis;
 pub mod shutdown;
 pub mod sockets;
 pub mod telemetry;
+pub mod watchdog;
 
 pub use boot::Boot;
 pub use process::Process;

@@ -2,8 +2,11 @@
 
 use std::{
     future::Future,
-    io,
-    sync::{Arc, Mutex, PoisonError},
+    io::{self, IsTerminal as _},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,12 +17,14 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     Shutdown,
-    config::Shared,
+    config::{LogFormat, Shared},
     connections::{self, ConnectionMetrics},
     exit::Fatal,
     ipc::ProcessService,
     metrics::Metrics,
+    notify::Notifier,
     sockets::{Inherited, Listener},
+    watchdog::{self, Pulse, Pulses, Watchdog},
 };
 use gatehouse_proto::internal::v1::process_server::ProcessServer;
 
@@ -43,6 +48,9 @@ struct Inner {
     inherited: Mutex<Inherited>,
     health: HealthReporter,
     health_routes: Mutex<Option<Routes>>,
+    notifier: Notifier,
+    pulses: Pulses,
+    ready: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Process {
@@ -70,6 +78,9 @@ impl Process {
             inherited: Mutex::new(inherited),
             health,
             health_routes: Mutex::new(Some(routes)),
+            notifier: Notifier::from_env(),
+            pulses: Pulses::new(watchdog::expected()),
+            ready: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -104,6 +115,12 @@ impl Process {
         &self.inner.metrics
     }
 
+    /// What all listeners of this process count.
+    #[must_use]
+    pub fn connections(&self) -> &ConnectionMetrics {
+        &self.inner.connections
+    }
+
     /// The socket of that name, if one was lent. Each is taken once.
     pub fn listener(&self, name: &str) -> anyhow::Result<Option<Listener>> {
         self.inherited(|inherited| inherited.take(name)).with_context(|| format!("take socket {name}"))
@@ -122,7 +139,8 @@ impl Process {
 
     /// Serves a router on a listener until the drain is over.
     pub fn serve(&self, name: &'static str, listener: Listener, router: axum::Router) {
-        let serve = connections::serve(name, listener, router, self.inner.connections.clone(), self.inner.shutdown.clone());
+        let (connections, pulse) = (self.inner.connections.clone(), self.pulse(name, watchdog::USUAL));
+        let serve = connections::serve(name, listener, router, connections, self.inner.shutdown.clone(), pulse);
         self.spawn(name, serve);
     }
 
@@ -132,7 +150,8 @@ impl Process {
         let routes = self.inner.health_routes.lock().unwrap_or_else(PoisonError::into_inner).take();
         let routes = extend(routes.context("the local socket is served twice")?);
         let local = &self.inner.local;
-        let serve = connections::serve("local", listener, routes.into_axum_router(), self.inner.connections.clone(), local.clone());
+        let (connections, pulse) = (self.inner.connections.clone(), self.pulse("local", watchdog::USUAL));
+        let serve = connections::serve("local", listener, routes.into_axum_router(), connections, local.clone(), pulse);
         local.spawn("local", serve);
         Ok(())
     }
@@ -153,6 +172,40 @@ impl Process {
         self.inner.shutdown.spawn(name, task);
     }
 
+    /// The beat of a loop that this process cannot do without. Once the process is ready, standing still for longer than `limit` is a hang, for which it
+    /// is ended and replaced; see [`watchdog`]. The loop is watched until its pulse is dropped.
+    #[must_use]
+    pub fn pulse(&self, name: &'static str, limit: Duration) -> Pulse {
+        self.inner.pulses.add(name, limit)
+    }
+
+    /// The way to whoever supervises this process.
+    #[must_use]
+    pub fn notifier(&self) -> &Notifier {
+        &self.inner.notifier
+    }
+
+    /// Begins to prove progress, when somebody expects it. On the runtime that is to be watched.
+    pub(crate) fn watch(&self) -> Option<Watchdog> {
+        let inner = &self.inner;
+        let default = || if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
+        let setting = watchdog::Setting {
+            pulses: inner.pulses.clone(),
+            ready: Arc::clone(&inner.ready),
+            shutdown: inner.shutdown.clone(),
+            notifier: inner.notifier.clone(),
+            metrics: inner.metrics.clone(),
+            format: inner.shared.log.format.unwrap_or_else(default),
+        };
+        match Watchdog::start(setting) {
+            Ok(watchdog) => watchdog,
+            Err(error) => {
+                tracing::error!(%error, "no thread for the watchdog");
+                None
+            }
+        }
+    }
+
     /// Says how a dependency is, under its name in `grpc.health.v1`.
     pub async fn dependency(&self, name: &str, serving: bool) {
         self.inner.health.set_service_status(name, status(serving)).await;
@@ -164,13 +217,15 @@ impl Process {
             return;
         }
         self.inner.health.set_service_status("", ServingStatus::Serving).await;
-        notify(&[NotifyState::Ready]);
+        self.inner.notifier.say(&[NotifyState::Ready]);
+        // From here on the watchdog repeats it.
+        self.inner.ready.store(true, Ordering::Relaxed);
         tracing::info!("ready");
         let this = self.clone();
         self.spawn("readiness", async move {
             this.inner.shutdown.draining().await;
             this.inner.health.set_service_status("", ServingStatus::NotServing).await;
-            notify(&[NotifyState::Stopping]);
+            this.inner.notifier.say(&[NotifyState::Stopping]);
             tracing::info!("draining");
         });
     }
@@ -188,13 +243,4 @@ impl Process {
 
 const fn status(serving: bool) -> ServingStatus {
     if serving { ServingStatus::Serving } else { ServingStatus::NotServing }
-}
-
-/// Tells the supervisor or systemd; without either, nobody.
-fn notify(state: &[NotifyState<'_>]) {
-    match sd_notify::notify(state) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => tracing::debug!(%error, "NOTIFY_SOCKET is set to nothing usable"),
-        Err(error) => tracing::warn!(%error, "the supervisor was not notified"),
-    }
 }

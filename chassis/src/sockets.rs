@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     env, io,
-    os::fd::{FromRawFd as _, OwnedFd},
+    os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd},
     process,
 };
 
@@ -79,6 +79,12 @@ impl Inherited {
         first
     }
 
+    /// Another descriptor of each that was not taken yet, with its name.
+    pub fn duplicates(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let each = self.0.iter().flat_map(|(name, lent)| lent.iter().map(move |fd| Ok((name.clone(), fd.try_clone()?))));
+        each.collect()
+    }
+
     /// The names of those that were not taken yet.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
@@ -102,6 +108,19 @@ fn adopt(number: i32) -> io::Result<OwnedFd> {
             std::mem::forget(fd);
             Err(io::Error::other(format!("LISTEN_FDS names descriptor {number}, which is not open: {error}")))
         }
+    }
+}
+
+/// The variable that names the descriptor of the lane: a locked file that says for as long as this process runs that it does.
+pub const LANE_FD: &str = "GATEHOUSE_LANE_FD";
+
+/// Keeps the lane to this process alone: what it executes must not hold the lock on. Under no supervisor there is none.
+pub(crate) fn keep_lane() {
+    let number = env::var(LANE_FD).ok().and_then(|number| number.parse().ok()).filter(|number| *number >= FIRST_FD);
+    // One that is not open was meant for another process, which handed its environment on.
+    if let Some(Ok(lane)) = number.map(adopt) {
+        // Closed by the end of the process and nothing before.
+        let _number = lane.into_raw_fd();
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{admin::AdminCommand, client::ClientCommand, config::ConfigCommand};
+use crate::command::{admin::AdminCommand, change, client::ClientCommand, config::ConfigCommand};
 
 /// Runs and asks Gatehouse, which stands in front of a company's services: authenticates devices, forwards commands, pushes events, keeps the audit trail.
 #[derive(Debug, Parser)]
@@ -27,6 +27,18 @@ pub enum Command {
     Run,
     /// Show every process: state, pid, uptime, restarts, last exit
     Status,
+    /// Replace a component's processes: the new one starts on the same sockets, then the old one drains
+    Restart(change::Whom),
+    /// Drain a component and leave it down until it is started
+    Stop(change::Whom),
+    /// Start what was stopped
+    Start(change::Whom),
+    /// Run more or fewer pushers
+    Scale(change::HowMany),
+    /// Replace the supervisor and then each component by newer binaries
+    Upgrade(change::FromWhere),
+    /// Show past changes, the newest first, or what came of one
+    Changes(change::Which),
     /// Bring the database up to date
     Migrate {
         /// Print what would be done
@@ -86,6 +98,16 @@ mod tests {
             "gatehouse client exec --key k --session s --type t --gateway-key AAAA",
             "gatehouse client subscribe --key k --session s --count none",
             "gatehouse client publish --user u",
+            "gatehouse restart",
+            "gatehouse restart egde",
+            "gatehouse restart pusher/64",
+            "gatehouse restart edge --wait --no-wait",
+            "gatehouse restart edge --timeout soon",
+            "gatehouse scale pusher",
+            "gatehouse scale pusher 0",
+            "gatehouse scale pusher 65",
+            "gatehouse scale edge 2",
+            "gatehouse changes --wait",
         ];
         for line in wrong {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
@@ -93,6 +115,13 @@ mod tests {
         let right = [
             "gatehouse run",
             "gatehouse migrate --dry-run",
+            "gatehouse restart edge",
+            "gatehouse restart pusher/1 --reason leaks --timeout 30s",
+            "gatehouse stop pusher/0 --reason leaks --no-wait",
+            "gatehouse start pusher/0 --wait",
+            "gatehouse scale pusher 4",
+            "gatehouse upgrade --from /opt/new",
+            "gatehouse changes 0197 --wait",
             "gatehouse config check",
             "gatehouse admin audit list --limit 3 --action-type command --request-id r",
             "gatehouse admin session create --user u --id s --key k.pem",

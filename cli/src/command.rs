@@ -1,6 +1,7 @@
 //! One module a command: its arguments, what it asks, how it shows the answer.
 
 pub mod admin;
+pub mod change;
 pub mod client;
 pub mod config;
 mod migrate;
@@ -12,7 +13,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use tokio::runtime::Builder;
 
-use self::config::ConfigCommand;
+use self::{change::Order, config::ConfigCommand};
 use crate::{
     arguments::{Arguments, Command},
     failure::Failure,
@@ -37,6 +38,12 @@ pub fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
 async fn ask(command: Command, config: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::Status => status::status(config, output).await,
+        Command::Restart(whom) => change::run(Order::restart(whom), config, output).await,
+        Command::Stop(whom) => change::run(Order::stop(whom)?, config, output).await,
+        Command::Start(whom) => change::run(Order::start(whom), config, output).await,
+        Command::Scale(how_many) => change::run(Order::scale(how_many), config, output).await,
+        Command::Upgrade(from_where) => change::run(Order::upgrade(from_where)?, config, output).await,
+        Command::Changes(which) => change::list(which, config, output).await,
         Command::Admin(command) => admin::run(command, config, output).await,
         Command::Client(command) => client::run(command, config, output).await,
         Command::Run | Command::Migrate { .. } | Command::Config(_) => Ok(()),

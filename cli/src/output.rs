@@ -38,6 +38,11 @@ impl Output {
         writeln!(self.stdout, "{line}").map_err(Failure::of_output)
     }
 
+    /// One line that holds words from elsewhere.
+    pub fn sentence(&mut self, sentence: &str) -> Result<(), Failure> {
+        self.line(&harmless(sentence))
+    }
+
     /// A table with a heading. On a terminal it keeps to the terminal's width.
     pub fn table<const N: usize>(&mut self, heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Result<(), Failure> {
         let mut table = Table::new();
@@ -112,7 +117,7 @@ pub fn readable(bytes: &[u8]) -> String {
 }
 
 /// Text from elsewhere must not command the terminal.
-fn harmless(text: &str) -> String {
+pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if commands_terminal(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 

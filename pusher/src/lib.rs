@@ -29,7 +29,7 @@ pub mod sweep;
 
 pub use config::Config;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use gatehouse_chassis::{Process, audit::Recorder, redis::Redis};
@@ -44,6 +44,9 @@ use floor::Floor;
 use hub::Hub;
 use metrics::PushMetrics;
 use reader::Reader;
+
+/// How long the sweep may stand still. It comes once a second at the least.
+const SWEEP_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs one pusher.
 pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
@@ -78,7 +81,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     process.dependency("redis", true).await;
     let (caught_up, first_read) = oneshot::channel();
     process.spawn("reader", reader.run(caught_up));
-    process.spawn("sweep", sweep::run(Arc::clone(&hub), process.shutdown().clone()));
+    process.spawn("sweep", sweep::run(Arc::clone(&hub), process.shutdown().clone(), process.pulse("sweep", SWEEP_LIMIT)));
     if first_read.await.is_ok() {
         if let Some((listener, router)) = public {
             process.serve("push", listener, router);

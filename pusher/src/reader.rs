@@ -9,6 +9,7 @@ use std::{
 use gatehouse_chassis::{
     Process,
     redis::{Batch, Redis, RedisError, Tail},
+    watchdog,
 };
 use gatehouse_proto::{
     ids::StreamId,
@@ -56,14 +57,16 @@ impl Reader {
     pub async fn run(mut self, caught_up: oneshot::Sender<()>) {
         let shutdown = self.process.shutdown().clone();
         let mut caught_up = Some(caught_up);
+        let (pulse, patience) = (self.process.pulse("reader", watchdog::USUAL), self.tail.patience());
         loop {
             let batch = tokio::select! {
-                batch = self.tail.next() => batch,
+                batch = pulse.during(patience, self.tail.next()) => batch,
                 () = shutdown.draining() => break,
             };
             match batch {
                 Ok(batch) => {
-                    self.take(batch).await;
+                    // It may have to agree on a new floor, with a Redis that is slow or away.
+                    pulse.during(patience, self.take(batch)).await;
                     if let Some(caught_up) = caught_up.take() {
                         // Whoever waited may have given up; then the process is ending.
                         let _ended = caught_up.send(());

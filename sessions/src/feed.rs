@@ -3,6 +3,7 @@
 use gatehouse_chassis::{
     Process,
     redis::{Entry, Redis, Tail},
+    watchdog,
 };
 use gatehouse_proto::{ids::StreamId, session::SessionSnapshot};
 
@@ -27,12 +28,14 @@ pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -
     sessions.heard();
     let mut tail = Tail::new(&redis, stream, position.max(newest));
     let shutdown = process.shutdown().clone();
+    let pulse = process.pulse("session-feed", watchdog::USUAL);
     process.spawn("session-feed", async move {
+        let patience = tail.patience();
         let mut lost = false;
         loop {
             // A draining process opens nothing new and closes its streams, so that later revocations find nothing to end.
             let batch = tokio::select! {
-                batch = tail.next() => batch,
+                batch = pulse.during(patience, tail.next()) => batch,
                 () = shutdown.draining() => break,
             };
             match batch {
@@ -41,7 +44,7 @@ pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -
                         tracing::warn!("the session stream lost entries before they were read here; sessions are read again");
                         sessions.forget();
                     }
-                    take(&sessions, &batch.entries).await;
+                    pulse.during(patience, take(&sessions, &batch.entries)).await;
                     sessions.heard();
                     if std::mem::take(&mut lost) {
                         tracing::info!("the session stream is back");

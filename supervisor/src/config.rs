@@ -1,4 +1,6 @@
-//! `[listen]` and `[supervisor]`.
+//! `[listen]`, `[supervisor]` and `[limits.<component>]`.
+
+mod limits;
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -9,6 +11,7 @@ use std::{
 use gatehouse_chassis::config::{self, DEFAULT_PATH, ListenAddr, Reader};
 
 use crate::{child::Policy, component::Component, control::Access};
+pub use limits::Limits;
 
 /// The supervisor's own configuration.
 #[derive(Clone, Debug)]
@@ -21,10 +24,14 @@ pub struct Config {
     pub start_timeout: Duration,
     /// `[supervisor] redis_server`: the embedded server's binary, a path or a name looked up in PATH. Default `redis-server`.
     pub redis_server: PathBuf,
+    /// `[supervisor] held_answer_after`: how long nobody may accept on a public socket before clients are told so. Default 2 s; `None`, written 0s: never.
+    pub held_answer_after: Option<Duration>,
     /// `[supervisor] ready_timeout`, `restart_ceiling`, `stable_after`, `quarantine_after`, `probe_interval`.
     pub restarts: Restarts,
     /// `[supervisor] control_group`, `operators`: who may change the suite.
     pub access: Access,
+    /// `[limits.<component>]`, by component.
+    pub limits: Vec<(&'static str, Limits)>,
 }
 
 /// When a child is restarted.
@@ -71,6 +78,8 @@ impl config::Config for Config {
         let mut section = reader.section("supervisor");
         let start_timeout = section.key("start_timeout").duration(Duration::from_mins(1));
         let redis_server = section.key("redis_server").or(PathBuf::from("redis-server"));
+        let held_answer_after = section.key("held_answer_after").duration(Duration::from_secs(2));
+        let held_answer_after = Some(held_answer_after).filter(|after| !after.is_zero());
         let restarts = Restarts {
             ready_timeout: section.key("ready_timeout").duration(Duration::from_secs(30)),
             ceiling: section.key("restart_ceiling").duration(Duration::from_secs(10)),
@@ -80,7 +89,15 @@ impl config::Config for Config {
         };
         let access = Access::read(&mut section);
         section.finish();
-        Some(Self { path, listen, start_timeout, redis_server, restarts, access })
+        let limits = limits::read(reader);
+        Some(Self { path, listen, start_timeout, redis_server, held_answer_after, restarts, access, limits })
+    }
+}
+
+impl Config {
+    /// What each process of that component may use.
+    pub(crate) fn limits_of(&self, component: Component) -> Limits {
+        self.limits.iter().find(|(name, _)| *name == component.name()).map(|(_, limits)| *limits).unwrap_or_default()
     }
 }
 
@@ -149,6 +166,7 @@ mod tests {
         let named: Vec<_> = config.listen.named().iter().map(|(name, address)| format!("{name} {address}")).collect();
         assert_eq!(named, ["http [::]:8080", "grpc [::]:9090"]);
         assert_eq!((config.start_timeout, config.restarts.quarantine_after), (Duration::from_mins(1), 10));
+        assert_eq!(config.held_answer_after, Some(Duration::from_secs(2)));
     }
 
     #[test]
@@ -162,6 +180,7 @@ mod tests {
             [supervisor]
             start_timeout = "5s"
             redis_server = "/opt/redis"
+            held_answer_after = "7s"
             ready_timeout = "1s"
             restart_ceiling = "2s"
             stable_after = "3s"
@@ -184,6 +203,9 @@ mod tests {
             probe_interval: seconds(6),
         };
         assert_eq!((config.start_timeout, config.redis_server, config.restarts), (seconds(5), "/opt/redis".into(), restarts));
+        assert_eq!(config.held_answer_after, Some(seconds(7)));
+        let (never, _) = read("[supervisor]\nheld_answer_after = \"0s\"", &[]);
+        assert_eq!(never.unwrap().held_answer_after, None);
         let operators: Vec<_> = config.access.operators.iter().map(ToString::to_string).collect();
         assert_eq!((config.access.group.as_deref(), operators), (Some("gatehouse"), vec!["alice".into(), "group:ops".into()]));
     }

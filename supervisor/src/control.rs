@@ -49,7 +49,6 @@ pub(crate) struct Snapshot {
 
 /// The driver's ends of what the service reads and hands on.
 #[derive(Debug)]
-#[allow(dead_code, reason = "the driver takes them up next")]
 pub(crate) struct ControlEnds {
     pub(crate) snapshot: watch::Sender<Snapshot>,
     pub(crate) members: watch::Sender<Members>,

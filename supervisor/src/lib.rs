@@ -9,6 +9,8 @@
 //! ```
 //!
 //! Everything that listens is bound here once and lent to each generation of a child by `LISTEN_FDS`, so that a dead child means a queue, not a refusal.
+//!
+//! A supervisor that dies leaves all of it running. The next one finds the processes by their lanes, takes the sockets, and goes on.
 
 mod audit;
 mod binaries;
@@ -16,67 +18,127 @@ mod child;
 mod component;
 mod config;
 mod control;
+mod dump;
+mod held;
 mod metrics;
 mod notify;
-mod orphans;
 mod preflight;
 mod premises;
 mod redis;
+mod reexec;
 mod sockets;
 mod state;
 mod suite;
+mod systemd;
+mod upgrade;
+mod watch;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
+use anyhow::Context as _;
+use futures_util::future::join_all;
 use gatehouse_chassis::{Process, exit::Fatal};
 
-pub use config::Config;
+pub use config::{Config, Limits};
+pub use dump::run_helper;
 pub use preflight::preflight;
 pub use suite::drain_budget;
 
 use crate::{
-    child::Launcher,
-    component::{Component, roll},
+    binaries::Binaries,
+    child::{
+        Lanes, Launcher,
+        adopt::{self, Found},
+    },
+    component::{Component, SlotId, roll},
     control::Control,
+    held::Held,
     metrics::SuiteMetrics,
     notify::Notifications,
-    orphans::Roster,
     premises::Premises,
-    sockets::Sockets,
+    sockets::{OpenError, Sockets},
     state::StateFile,
     suite::{Parts, Suite},
+    upgrade::Before,
 };
 
 /// The supervisor, from the lock on its directories to the report of the drain.
 pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
+    let mut before = process.inherited(Before::take).context("take what the supervisor before handed on")?;
+    let shared = Arc::clone(process.shared());
+    let opened = open(process, config, before.as_mut()).await;
+    match (opened, before) {
+        (Ok(Some((parts, left))), before) => Suite::new(Parts { before, ..parts }).run(left).await,
+        (Ok(None), _) => Ok(()),
+        (Err(error), Some(before)) => Err(upgrade::go_back(before, &shared.state_dir, error)),
+        (Err(error), None) => Err(error),
+    }
+}
+
+/// Everything that the driver needs, and what runs already. `None`: it took so long that we were asked to stop.
+async fn open(process: Process, config: Config, before: Option<&mut Before>) -> anyhow::Result<Option<(Parts, Vec<Found>)>> {
     // open: what must be ours alone before anything is touched
     let shared = Arc::clone(process.shared());
     let premises = process.inherited(|inherited| Premises::open(&shared, inherited))?;
-    let roster = Roster::open(&shared.state_dir);
-    roster.end_orphans(&shared, process.shutdown()).await;
-    if process.shutdown().is_draining() {
-        // Some of them may still hold our ports; the next start ends them.
-        return Ok(());
-    }
+    let lanes = Lanes::open(&shared.runtime_dir).context("make the directory of the lanes")?;
+    let mut left = adopt::find(&lanes);
     let metrics = SuiteMetrics::new(process.metrics());
     let state = StateFile::open(&shared.state_dir, metrics.state_failures.clone());
-    let slots = roll(&shared, state.pushers(shared.instances(Component::Pusher.name())));
+    let binaries = match (before.as_deref(), state.upgrade()) {
+        (Some(before), Some(upgrade)) if upgrade.back.is_some() => before.binaries(&upgrade.before),
+        (Some(_), Some(upgrade)) => Binaries::pin(&upgrade.directory),
+        _ => Binaries::pin(&binaries::directory()?),
+    };
+    let binaries = binaries.map_err(Fatal::config)?;
+    let roll = roll(&shared, state.pushers(shared.instances(Component::Pusher.name())));
 
     // build
     let redis = shared.redis.embedded.then(|| redis::Embedded::open(&shared, &config.redis_server)).transpose()?;
 
     // bind
-    let opened = process.inherited(|inherited| Sockets::open(&config.listen, &shared, &slots, inherited, &[]));
-    let sockets = opened.map_err(Fatal::from)?;
+    let Some(sockets) = open_sockets(&process, &config, &roll, &lanes, &mut left).await? else { return Ok(None) };
     let notifications = Notifications::bind(&shared.runtime_dir)?;
     let control_socket = sockets.control()?;
     let (control, ends) = Control::open(&process, &config.access, &premises::control_socket(&shared))?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
     process.serve_local(|routes| routes.add_service(control.into_server()))?;
+    let held = Held::new(config.held_answer_after, process.metrics(), process.connections(), sockets.public()?);
+    let launcher = Launcher::new(&config, &shared, binaries, lanes, sockets, redis, notifications.path().to_owned());
 
-    // run
-    let launcher = Launcher::new(&config, &shared, sockets, redis, notifications.path().to_owned());
-    let ended = Suite::new(Parts { process, config, launcher, notifications, roster, metrics, state, ends }).run().await;
-    drop(premises);
-    ended
+    // from here on there is no way back but by the driver
+    if let Some(before) = before {
+        before.opened();
+    }
+    let parts = Parts { process, config, launcher, notifications, metrics, state, ends, held, premises, before: None };
+    Ok(Some((parts, left)))
+}
+
+/// The sockets of all slots and of what is left running: handed on, taken from these processes, or bound. When the kernel keeps them from us, these
+/// processes are ended first, and the sockets bound anew. `None`: it took so long that we were asked to stop.
+async fn open_sockets(
+    process: &Process,
+    config: &Config,
+    roll: &[SlotId],
+    lanes: &Lanes,
+    left: &mut Vec<Found>,
+) -> anyhow::Result<Option<Sockets>> {
+    let shared = process.shared();
+    let open = |left: &[Found]| {
+        let slots: BTreeSet<_> = roll.iter().copied().chain(left.iter().map(Found::slot)).collect();
+        let pids: Vec<_> = left.iter().map(|found| found.pid).collect();
+        process.inherited(|inherited| Sockets::open(&config.listen, shared, &Vec::from_iter(slots), inherited, &pids))
+    };
+    let refused = match open(left) {
+        Err(OpenError::Refused(refused)) => refused,
+        opened => return Ok(Some(opened.map_err(Fatal::from)?)),
+    };
+    tracing::error!("{refused}. They are stopped now, and the suite starts anew");
+    let endings = left.iter().map(|found| adopt::end(lanes, found, shared.budgets.of(found.component.name())));
+    tokio::select! {
+        _ = join_all(endings) => {}
+        // Some of them may still hold our ports; the next start ends them.
+        () = process.shutdown().draining() => return Ok(None),
+    }
+    left.clear();
+    Ok(Some(open(&[]).map_err(Fatal::from)?))
 }

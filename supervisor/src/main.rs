@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use gatehouse_chassis::Boot;
 
 fn main() -> ExitCode {
+    if let Some(code) = gatehouse_supervisor::run_helper() {
+        return code;
+    }
     Boot::new("supervisor")
         // Children are forked from the main thread, which lives as long as the process.
         .single_threaded()

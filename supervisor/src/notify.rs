@@ -1,10 +1,17 @@
 //! What children say on `NOTIFY_SOCKET` (`sd_notify(3)`): one datagram socket for all, each sender known by the pid that the kernel attests.
+//!
+//! The socket's queue holds few messages (`net.unix.max_dgram_qlen`), and senders wait for a place in turn; a child that floods it delays the others, and
+//! costs us no memory.
 
 use std::{
     fs, io,
     io::IoSliceMut,
-    os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::fs::PermissionsExt as _,
+    },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -14,14 +21,34 @@ use nix::{
 };
 use tokio::{io::Interest, net::UnixDatagram};
 
+/// A longer message is cut.
+const MAX_MESSAGE: usize = 4096;
+/// Words of one message; what comes after is not heard.
+const MAX_WORDS: usize = 16;
+/// Characters of a status; the rest is cut.
+const MAX_STATUS: usize = 200;
+/// The most that a child is given at once.
+const MAX_EXTENSION: Duration = Duration::from_hours(1);
+
 /// One word of a child.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
-    /// `READY=1`.
+    /// `READY=1`. Repeated with each [`Word::Alive`], for a supervisor that was not there when it was first said.
     Ready,
-    /// `STOPPING=1`.
+    /// `STOPPING=1`. Repeated likewise.
     Stopping,
+    /// `WATCHDOG=1`: it makes progress.
+    Alive,
+    /// `WATCHDOG=trigger`: it makes none. With the `STATUS=` of the same message, which says what stands still.
+    Stalled(String),
+    /// `EXIT_STATUS=N`: it is about to exit with that.
+    ExitStatus(i32),
+    /// `EXTEND_TIMEOUT_USEC=N`: it needs so much more time, from now on, for what it is at.
+    Extend(Duration),
 }
+
+/// Who said what. Never both at once are ours to choose: the pid is the kernel's.
+pub(crate) type Message = (u32, Vec<Word>);
 
 /// The socket.
 #[derive(Debug)]
@@ -37,13 +64,19 @@ impl Notifications {
         // The lock on the state directory and the silence of supervisor.sock say that whose it was is dead.
         let _absent = fs::remove_file(&path);
         let bind = || {
-            let socket = UnixDatagram::bind(&path)?;
+            let socket = std::os::unix::net::UnixDatagram::bind(&path)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-            setsockopt(&socket, PassCred, &true)?;
-            io::Result::Ok(socket)
+            Self::from_fd(socket.into(), path.clone())
         };
-        let socket = bind().with_context(|| format!("bind {}", path.display()))?;
-        Ok(Self { socket, path })
+        bind().with_context(|| format!("bind {}", path.display()))
+    }
+
+    /// A socket that a predecessor bound to that path and handed on, with what was said meanwhile in its queue.
+    pub(crate) fn from_fd(socket: OwnedFd, path: PathBuf) -> io::Result<Self> {
+        let socket = std::os::unix::net::UnixDatagram::from(socket);
+        socket.set_nonblocking(true)?;
+        setsockopt(&socket, PassCred, &true)?;
+        Ok(Self { socket: UnixDatagram::from_std(socket)?, path })
     }
 
     /// For `NOTIFY_SOCKET`.
@@ -51,9 +84,21 @@ impl Notifications {
         &self.path
     }
 
-    /// The next message: who, and what it said. Cancel-safe.
-    pub(crate) async fn next(&self) -> io::Result<(u32, Vec<Word>)> {
+    /// The next message. Cancel-safe.
+    pub(crate) async fn next(&self) -> io::Result<Message> {
         self.socket.async_io(Interest::READABLE, || receive(&self.socket)).await
+    }
+
+    /// The next message that is there already.
+    pub(crate) fn try_next(&self) -> Option<Message> {
+        receive(&self.socket).ok()
+    }
+}
+
+/// To hand it on, over an `exec`.
+impl AsFd for Notifications {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -64,40 +109,41 @@ impl Drop for Notifications {
     }
 }
 
-fn receive(socket: &UnixDatagram) -> io::Result<(u32, Vec<Word>)> {
-    let mut bytes = [0_u8; 4096];
+fn receive(socket: &UnixDatagram) -> io::Result<Message> {
+    let mut bytes = [0_u8; MAX_MESSAGE];
+    // Descriptors that a child sends along find no place here, and the kernel closes them.
     let mut control = cmsg_space!(UnixCredentials);
     let mut parts = [IoSliceMut::new(&mut bytes)];
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
     let length = message.bytes;
-    let sender = message.cmsgs()?.find_map(|message| match message {
+    let sender = message.cmsgs().ok().into_iter().flatten().find_map(|message| match message {
         ControlMessageOwned::ScmCredentials(credentials) => u32::try_from(credentials.pid()).ok(),
         _ => None,
     });
     Ok((sender.unwrap_or(0), parse(&bytes[..length])))
 }
 
-/// The lines that concern us; `STATUS=` and the rest are heard and left.
+/// The lines that concern us; the rest is heard and left.
 fn parse(message: &[u8]) -> Vec<Word> {
-    let word = |line: &[u8]| match line {
-        b"READY=1" => Some(Word::Ready),
-        b"STOPPING=1" => Some(Word::Stopping),
+    let message = String::from_utf8_lossy(message);
+    let status = message.lines().find_map(|line| line.strip_prefix("STATUS="));
+    let word = |line: &str| match line.split_once('=')? {
+        ("READY", "1") => Some(Word::Ready),
+        ("STOPPING", "1") => Some(Word::Stopping),
+        ("WATCHDOG", "1") => Some(Word::Alive),
+        ("WATCHDOG", "trigger") => Some(Word::Stalled(status.map(printable).unwrap_or_default())),
+        ("EXIT_STATUS", code) => code.parse::<u8>().ok().map(|code| Word::ExitStatus(i32::from(code))),
+        ("EXTEND_TIMEOUT_USEC", micros) => micros.parse().ok().map(|micros| Word::Extend(Duration::from_micros(micros).min(MAX_EXTENSION))),
         _ => None,
     };
-    message.split(|byte| *byte == b'\n').filter_map(word).collect()
+    message.lines().filter_map(word).take(MAX_WORDS).collect()
+}
+
+/// It goes into logs and the status.
+fn printable(status: &str) -> String {
+    status.chars().take(MAX_STATUS).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_message_comes_with_the_pid_of_its_sender() {
-        let dir = tempfile::tempdir().unwrap();
-        let notifications = Notifications::bind(dir.path()).unwrap();
-        let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
-        sender.send_to(b"STATUS=half way\nREADY=1\nSTOPPING=1\nREADY=0", notifications.path()).unwrap();
-        let heard = notifications.next().await.unwrap();
-        assert_eq!(heard, (std::process::id(), vec![Word::Ready, Word::Stopping]));
-    }
-}
+mod tests;

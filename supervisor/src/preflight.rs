@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Stdio, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::future::{OptionFuture, join_all};
 use gatehouse_chassis::{config::Shared, exit};
 use tokio::{process::Command, runtime::Builder, time::timeout};
 
@@ -12,6 +12,8 @@ use crate::{
     component::{Component, roll},
     premises,
     sockets::path_problem,
+    suite::drain_budget,
+    systemd,
 };
 
 /// A check reads a file and a key; one that takes longer hangs.
@@ -24,7 +26,9 @@ pub fn preflight(config: Option<&Path>, read: Option<(&Shared, &Config)>) -> Vec
     match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let checks = join_all(Component::OURS.map(|component| check(component, config)));
-            problems.extend(runtime.block_on(checks).into_iter().flatten());
+            let patience = OptionFuture::from(read.map(|(shared, _)| systemd::stop_timeout_problem(drain_budget(shared), config)));
+            let (found, impatience) = runtime.block_on(async { tokio::join!(checks, patience) });
+            problems.extend(found.into_iter().flatten().chain(impatience.flatten()));
         }
         Err(error) => problems.push(format!("no runtime: {error}")),
     }

@@ -39,7 +39,6 @@ impl Premises {
         Ok(Self { locks })
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "for a supervisor that executes its successor"))]
     /// The locks with their names, for the supervisor that is executed in our place.
     pub(crate) fn handed_on(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         self.locks.iter().map(|(name, lock)| Ok(((*name).to_owned(), lock.try_clone()?.into()))).collect()

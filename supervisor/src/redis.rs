@@ -1,11 +1,11 @@
 //! The embedded Redis server: a child like the others, whose readiness is an answered PING.
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs::{self, File},
+    io::{self, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -14,7 +14,8 @@ use gatehouse_chassis::{
     exit::Fatal,
     redis::Redis,
 };
-use tokio::{process::Command, time::sleep};
+use rustix::fs::{MemfdFlags, memfd_create};
+use tokio::time::sleep;
 
 use crate::child::NOT_HANDED_ON;
 
@@ -45,19 +46,18 @@ impl Embedded {
         Ok(Self { binary: binary.to_owned(), settings, config })
     }
 
-    /// `redis-server -`: its settings come on stdin, so that no password stands on a command line.
-    pub(crate) fn command(&self) -> Command {
+    /// `redis-server -`: its settings come on stdin, so that no password stands on a command line. By a file in memory: nobody has to write them while it
+    /// reads. By its path, for it is no binary of ours: after an upgrade of its package it comes back as what was installed.
+    pub(crate) fn command(&self) -> io::Result<Command> {
+        let mut settings = File::from(memfd_create("redis-settings", MemfdFlags::CLOEXEC)?);
+        settings.write_all(self.settings.expose().as_bytes())?;
+        settings.rewind()?;
         let mut command = Command::new(&self.binary);
-        command.arg("-").stdout(Stdio::piped());
+        command.arg("-").stdin(settings).stdout(Stdio::piped());
         for name in NOT_HANDED_ON {
             command.env_remove(name);
         }
-        command
-    }
-
-    /// What it reads there.
-    pub(crate) const fn settings(&self) -> &Secret {
-        &self.settings
+        Ok(command)
     }
 
     /// Resolves when it answers an authenticated PING.

@@ -159,7 +159,6 @@ impl Sockets {
     }
 
     /// Whether that child, were it older than this supervisor, would accept on sockets that are no longer these.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for adoption, held answers and re-execution"))]
     pub(crate) fn is_new(&self, component: Component, instance: u32) -> bool {
         let public = component.public_sockets().iter().filter_map(|name| self.named(name));
         let local = self.all.iter().filter(|socket| socket.wanted.child == Some((component, instance)));
@@ -167,7 +166,6 @@ impl Sockets {
     }
 
     /// Those that clients connect to, to answer when no child does.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for adoption, held answers and re-execution"))]
     pub(crate) fn public(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
         PUBLIC.iter().filter_map(|name| Some((*name, self.named(name)?))).map(|(name, socket)| Ok((name, socket.fd.try_clone()?))).collect()
     }
@@ -178,7 +176,6 @@ impl Sockets {
     }
 
     /// All of them with their names, for the supervisor that is executed in our place.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for adoption, held answers and re-execution"))]
     pub(crate) fn handed_on(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         self.all.iter().map(|socket| Ok((socket.wanted.name.clone(), socket.fd.try_clone()?))).collect()
     }

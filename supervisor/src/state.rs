@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use gatehouse_proto::internal::v1::ChangeStatus;
 
-use crate::{child::Memory, component::SlotId};
+use crate::{child::Memory, component::SlotId, upgrade::Upgrade};
 use change::SavedChange;
 
 /// The file, and what it should say.
@@ -52,6 +52,10 @@ struct Record {
     /// By the slot's name, `pusher/1`. Slots that were removed are kept: numbers of generations are given once.
     slots: BTreeMap<String, SlotRecord>,
     scale: Option<Scale>,
+    /// The suite had not served yet.
+    starting: bool,
+    /// Under way.
+    upgrade: Option<Upgrade>,
     /// Queued, running, and over.
     changes: Vec<SavedChange>,
 }
@@ -96,6 +100,31 @@ impl StateFile {
     /// Where a slot stands.
     pub(crate) fn note_slot(&mut self, id: SlotId, slot: SlotRecord) {
         self.record.slots.insert(id.to_string(), slot);
+    }
+
+    /// Whether the suite of the last supervisor had not served yet. Of one that is not remembered it is not known, and not believed.
+    pub(crate) const fn was_starting(&self) -> bool {
+        self.record.starting
+    }
+
+    /// Whether ours has not.
+    pub(crate) const fn note_starting(&mut self, starting: bool) {
+        self.record.starting = starting;
+    }
+
+    /// The upgrade that is under way: of the supervisor before, and then of this one.
+    pub(crate) const fn upgrade(&self) -> Option<&Upgrade> {
+        self.record.upgrade.as_ref()
+    }
+
+    /// How it stands.
+    pub(crate) fn note_upgrade(&mut self, upgrade: Option<Upgrade>) {
+        self.record.upgrade = upgrade;
+    }
+
+    /// Whether the next supervisor would find all that was noted before the last [`StateFile::write`].
+    pub(crate) const fn is_written(&self) -> bool {
+        !self.failing
     }
 
     /// How changes stand.

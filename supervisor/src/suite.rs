@@ -5,34 +5,47 @@
 //! *Serving*: children are replaced one by one, and no loss of one touches another; a supervisor that found children alive begins here. *Draining*: stage by
 //! stage, nothing is started any more.
 
+mod adopt;
 mod changes;
 mod drain;
+mod hang;
+mod held;
 mod jobs;
 mod publish;
 mod report;
 mod slot;
 mod start;
+mod upgrade;
 
-use std::time::Instant;
+use std::{future::pending, time::Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
-use gatehouse_chassis::{Process, backoff::random_unit, exit::Fatal};
+use gatehouse_chassis::{
+    Process,
+    backoff::random_unit,
+    exit::Fatal,
+    watchdog::{self, Pulse},
+};
 use tokio::time::sleep_until;
 
 pub use drain::drain_budget;
 
 use crate::{
-    Config,
-    child::{Action, Event, Exit, Launcher, Other, Reason, State, Tail, Then},
+    Config, binaries,
+    child::{Action, Ended, Event, Exit, Launcher, Other, Reason, State, Tail, Then, adopt::Found},
     component::{Component, SlotId, roll},
     control::{ControlEnds, Order, millis},
+    held::Held,
     metrics::SuiteMetrics,
     notify::{Notifications, Word},
-    orphans::Roster,
+    premises::Premises,
     state::StateFile,
+    upgrade::Before,
+    watch::Attention,
 };
 use jobs::Jobs;
 use slot::Slot;
+use upgrade::Next;
 
 /// What the driver is made of; see [`crate::serve`].
 pub(crate) struct Parts {
@@ -40,25 +53,41 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) launcher: Launcher,
     pub(crate) notifications: Notifications,
-    pub(crate) roster: Roster,
     pub(crate) metrics: SuiteMetrics,
     pub(crate) state: StateFile,
     pub(crate) ends: ControlEnds,
+    pub(crate) held: Held,
+    pub(crate) premises: Premises,
+    /// The supervisor that executed us, until the upgrade is over.
+    pub(crate) before: Option<Before>,
 }
 
 /// Owner of the children.
 pub(crate) struct Suite {
     parts: Parts,
     slots: Vec<Slot>,
-    exits: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32, Exit)>>,
+    exits: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32, Ended)>>,
     /// Of the embedded Redis, which cannot notify: resolves when it answers. Dropped with its process, for nobody else may answer in its place.
     answers: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32)>>,
+    /// Dumps of hung children that are being written.
+    dumps: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32)>>,
+    /// Processes that no slot has a place for, on their way out.
+    left_over: FuturesUnordered<LocalBoxFuture<'static, ()>>,
+    attention: Attention,
+    /// Our own proof of progress, for systemd.
+    pulse: Pulse,
     jobs: Jobs,
     phase: Phase,
+    /// It served before, under a supervisor that is no more.
+    goes_on: bool,
     begun: Instant,
     failure: Option<Fatal>,
     aborted: bool,
     healthy: bool,
+    /// Of an upgrade: what is to be executed, once it has been checked.
+    next: Option<LocalBoxFuture<'static, Result<Next, String>>>,
+    /// Our own.
+    build: String,
 }
 
 /// Where the suite stands.
@@ -71,11 +100,14 @@ enum Phase {
 
 /// What woke the task.
 enum Wake {
-    Exited(SlotId, u32, Exit),
+    Exited(SlotId, u32, Ended),
     Answered(SlotId, u32),
     Said(u32, Vec<Word>),
     Order(Box<Order>),
+    Dumped(SlotId, u32),
+    Prepared(Result<Next, String>),
     Time,
+    Look,
     Drain,
     Abort,
 }
@@ -85,17 +117,25 @@ impl Suite {
     pub(crate) fn new(parts: Parts) -> Self {
         let begun = Instant::now();
         let phase = Phase::Starting { until: begun + parts.config.start_timeout };
+        let pulse = parts.process.pulse("suite", watchdog::USUAL);
         let mut this = Self {
             parts,
             slots: Vec::new(),
             exits: FuturesUnordered::new(),
             answers: FuturesUnordered::new(),
+            dumps: FuturesUnordered::new(),
+            left_over: FuturesUnordered::new(),
+            attention: Attention::new(begun),
+            pulse,
             jobs: Jobs::default(),
             phase,
+            goes_on: false,
             begun,
             failure: None,
             aborted: false,
             healthy: false,
+            next: None,
+            build: binaries::own_build(),
         };
         let pushers = this.parts.state.pushers(this.parts.process.shared().instances(Component::Pusher.name()));
         for slot in roll(this.parts.process.shared(), pushers) {
@@ -117,20 +157,32 @@ impl Suite {
         self.slots.insert(position, slot);
     }
 
-    /// Runs until every child has ended.
-    pub(crate) async fn run(mut self) -> anyhow::Result<()> {
+    /// Runs until every child has ended. `left` is what a supervisor before has left running.
+    pub(crate) async fn run(mut self, left: Vec<Found>) -> anyhow::Result<()> {
+        self.adopt(left);
         self.resume_orders();
+        if self.parts.process.shutdown().is_draining() {
+            self.begin_drain();
+        }
         self.settle().await;
         while !self.is_over() {
-            match self.wake().await {
-                Wake::Exited(id, generation, exit) => self.exited(id, generation, exit),
+            let wake = self.wake().await;
+            if self.is_routine(&wake) {
+                continue;
+            }
+            match wake {
+                Wake::Exited(id, generation, ended) => self.exited(id, generation, ended),
                 Wake::Answered(id, generation) => self.step(id, Event::Ready(generation)),
                 Wake::Said(pid, words) => self.said(pid, &words),
                 Wake::Order(order) => self.jobs.queue(*order),
+                Wake::Dumped(id, generation) => self.dumped(id, generation),
+                Wake::Prepared(next) => self.prepared(next),
                 Wake::Time => self.tick(),
+                Wake::Look => {}
                 Wake::Drain => self.begin_drain(),
                 Wake::Abort => self.abort(),
             }
+            self.look_for_hangs();
             self.settle().await;
         }
         self.parts.launcher.close();
@@ -141,15 +193,22 @@ impl Suite {
         let deadline = self.deadline().map(tokio::time::Instant::from_std);
         let shutdown = self.parts.process.shutdown().clone();
         let draining = matches!(self.phase, Phase::Draining { .. });
+        let watched = self.slots.iter().any(|slot| slot.watch().is_some());
+        let look = tokio::time::Instant::from_std(self.attention.next());
         tokio::select! {
-            Some((id, generation, exit)) = self.exits.next() => Wake::Exited(id, generation, exit),
+            Some((id, generation, ended)) = self.exits.next() => Wake::Exited(id, generation, ended),
             Some((id, generation)) = self.answers.next() => Wake::Answered(id, generation),
+            Some((id, generation)) = self.dumps.next() => Wake::Dumped(id, generation),
+            Some(()) = self.left_over.next() => Wake::Time,
+            next = prepared(&mut self.next) => Wake::Prepared(next),
+            never = self.pulse.idle() => never,
             said = self.parts.notifications.next() => said.map_or_else(|error| {
                 tracing::warn!(%error, "a notification cannot be read");
                 Wake::Time
             }, |(pid, words)| Wake::Said(pid, words)),
             order = self.parts.ends.desk.next() => Wake::Order(Box::new(order)),
             () = sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => Wake::Time,
+            () = sleep_until(look), if watched => Wake::Look,
             () = shutdown.draining(), if !draining => Wake::Drain,
             () = shutdown.aborting(), if draining && !self.aborted => Wake::Abort,
         }
@@ -192,7 +251,18 @@ impl Suite {
             match word {
                 Word::Ready => self.step(id, Event::Ready(generation)),
                 Word::Stopping => self.step(id, Event::Leaving { generation, draw: random_unit() }),
+                Word::Alive => self.alive(id, generation),
+                Word::Stalled(what) => self.hang(id, generation, what),
+                Word::Extend(by) => self.extend(id, generation, *by),
+                Word::ExitStatus(status) => self.will_exit(id, generation, *status),
             }
+        }
+    }
+
+    /// Of a child of ours the kernel knows better.
+    fn will_exit(&self, id: SlotId, generation: u32, status: i32) {
+        if let Some(process) = self.slot(id).and_then(|slot| slot.process(generation)) {
+            process.launched.will_exit_with(status);
         }
     }
 
@@ -267,23 +337,23 @@ impl Suite {
             self.parts.metrics.restarted(id, reason);
         }
         let tail = Tail::default();
-        let launched = self.parts.launcher.launch(component, instance, &tail);
+        let launched = self.parts.launcher.launch(component, instance, generation, &tail);
         let Some(slot) = self.slot_mut(id) else { return };
         slot.restarts += u32::from(reason.is_some());
+        slot.stale = false;
         let (launched, ended) = match launched {
             Ok(launched) => launched,
             Err(error) => {
                 // Through the queue like any other end: a machine is not entered twice.
-                let exit = Exit::NotStarted(error.to_string());
-                self.exits.push(std::future::ready((id, generation, exit)).boxed_local());
+                let ended = Ended { exit: Exit::NotStarted(error.to_string()), peak_rss_bytes: 0 };
+                self.exits.push(std::future::ready((id, generation, ended)).boxed_local());
                 return;
             }
         };
-        tracing::info!(component = component.name(), instance, generation, child.pid = launched.pid, "component starting");
-        let pid = launched.pid;
-        slot.run(launched, generation, tail);
-        self.parts.roster.started(component.name(), instance, pid);
-        self.exits.push(ended.map(move |exit| (id, generation, exit)).boxed_local());
+        let (child, build, lane) = (launched.pid, &launched.build, launched.lane.as_deref().unwrap_or_default());
+        tracing::info!(component = component.name(), instance, generation, child.pid = child, build, lane, "component starting");
+        slot.run(launched, tail);
+        self.exits.push(ended.map(move |ended| (id, generation, ended)).boxed_local());
         if let (Component::Redis, Some(redis)) = (component, self.parts.launcher.redis()) {
             self.answers.push(redis.answers().map(move |()| (id, generation)).boxed_local());
         }
@@ -293,13 +363,6 @@ impl Suite {
         if let Some(process) = self.slot_mut(id).and_then(|slot| slot.process_mut(generation)) {
             process.asked.get_or_insert(now);
             process.launched.terminate();
-        }
-    }
-
-    fn abort_hung(&mut self, id: SlotId, generation: u32) {
-        if let Some(process) = self.slot_mut(id).and_then(|slot| slot.process_mut(generation)) {
-            process.hung = true;
-            process.launched.kill();
         }
     }
 
@@ -315,15 +378,12 @@ impl Suite {
         }
     }
 
-    fn exited(&mut self, id: SlotId, generation: u32, exit: Exit) {
+    fn exited(&mut self, id: SlotId, generation: u32, Ended { exit, peak_rss_bytes }: Ended) {
         let now = Instant::now();
         let Some(slot) = self.slot_mut(id) else { return };
         let (pid, uptime) = slot.process(generation).map(|process| (process.launched.pid, now.duration_since(process.since))).unzip();
         let is_successor = matches!(slot.machine.other(), Some(Other::Successor { generation: successor, .. }) if successor == generation);
         let ended = slot.ended(generation, exit, now);
-        if let Some(pid) = pid {
-            self.parts.roster.ended(pid);
-        }
         if let Some(stopped) = &ended.stopped {
             self.parts.metrics.stopped(id, stopped.outcome.label(), stopped.took);
         }
@@ -338,36 +398,42 @@ impl Suite {
         let (uptime_ms, exit) = (millis(uptime.unwrap_or_default()), &ended.exit);
         match slot.machine.state() {
             _ if ended.stopped.is_some() => {
-                tracing::info!(component, instance, generation, child.pid = pid, %exit, uptime_ms, "component ended");
+                tracing::info!(component, instance, generation, child.pid = pid, %exit, uptime_ms, peak_rss_bytes, "component ended");
             }
-            State::Stopped => tracing::debug!(component, instance, generation, %exit, uptime_ms, "component ended"),
+            State::Stopped => tracing::debug!(component, instance, generation, %exit, uptime_ms, peak_rss_bytes, "component ended"),
             State::Quarantined { .. } => {
                 tracing::error!(component, instance, generation, %exit, uptime_ms, reason = slot.detail(), "component quarantined");
             }
             _ if is_successor => {
                 tracing::error!(component, instance, generation, %exit, uptime_ms, "component not replaced: the new one ended");
             }
-            _ => tracing::warn!(component, instance, generation, %exit, uptime_ms, next, "component exited"),
+            _ => tracing::warn!(component, instance, generation, %exit, uptime_ms, peak_rss_bytes, next, "component exited"),
         }
     }
 
     /// What follows from where all stand now.
     async fn settle(&mut self) {
+        if matches!(self.phase, Phase::Starting { .. }) && (self.goes_on || self.has_started()) {
+            self.phase = Phase::Serving;
+            self.parts.process.ready().await;
+            // What follows says otherwise if it is.
+            self.healthy = true;
+            if !self.goes_on {
+                tracing::info!(start_ms = millis(self.begun.elapsed()), "suite ready");
+            }
+        }
         self.advance_changes();
         match self.phase {
             Phase::Draining { .. } => self.advance_drain(),
-            Phase::Starting { .. } | Phase::Serving => self.start_what_can(),
+            Phase::Starting { .. } | Phase::Serving => {
+                self.replace_stale();
+                self.start_what_can();
+            }
         }
+        self.watch_held();
         // Every slot that anybody wants to run.
         let ready = self.slots.iter().filter(|slot| !slot.leaving).all(|slot| slot.machine.is_ready());
-        if self.has_started() && matches!(self.phase, Phase::Starting { .. }) {
-            self.phase = Phase::Serving;
-            self.healthy = ready;
-            let start_ms = millis(self.begun.elapsed());
-            tracing::info!(start_ms, "suite ready");
-            self.parts.process.ready().await;
-            self.parts.process.dependency("", ready).await;
-        } else if self.phase == Phase::Serving && ready != self.healthy {
+        if self.phase == Phase::Serving && ready != self.healthy {
             self.healthy = ready;
             self.parts.process.dependency("", ready).await;
         }
@@ -376,6 +442,15 @@ impl Suite {
     }
 
     fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Draining { .. }) && self.slots.iter().all(|slot| slot.machine.is_stopped())
+        let ended = self.slots.iter().all(|slot| slot.machine.is_stopped()) && self.left_over.is_empty();
+        ended && matches!(self.phase, Phase::Draining { .. })
     }
+}
+
+/// What comes of that future. Nothing is lost when this one is dropped.
+async fn prepared(next: &mut Option<LocalBoxFuture<'static, Result<Next, String>>>) -> Result<Next, String> {
+    let Some(preparing) = next else { return pending().await };
+    let prepared = preparing.await;
+    *next = None;
+    prepared
 }

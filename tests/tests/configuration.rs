@@ -238,24 +238,3 @@ fn the_operator_s_check_finds_what_the_start_would_find() {
     assert_eq!(output.status.code(), Some(78), "{text}");
     assert!(text.contains("no_such_key") && text.contains("GATEWAY_REDIS_USERNAME"), "{text}");
 }
-
-#[test]
-fn the_systemd_units_verify() {
-    let Some(analyze) = gatehouse_tests::binaries::find("systemd-analyze", &[]) else {
-        eprintln!("skipped: systemd-analyze is not installed");
-        return;
-    };
-    let scratch = gatehouse_tests::Scratch::new();
-    let units = std::fs::read_dir(in_repository("systemd")).unwrap().map(|entry| entry.unwrap().path());
-    let units: Vec<_> = units.filter(|path| path.extension().is_some_and(|extension| extension == "service")).collect();
-    assert!(!units.is_empty(), "a unit stands in systemd/");
-    for unit in units {
-        // The programs that it names must exist; here they are the built ones.
-        let bin = gatehouse_tests::binaries::directory();
-        let text = std::fs::read_to_string(&unit).unwrap().replace("/usr/bin/gatehouse", &format!("{}/gatehouse", bin.display()));
-        let copy = scratch.write(unit.file_name().unwrap().to_str().unwrap(), text);
-        let output = std::process::Command::new(&analyze).arg("verify").arg("--man=no").arg(&copy).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && !said.contains(copy.file_name().unwrap().to_str().unwrap()), "{}:\n{said}", unit.display());
-    }
-}

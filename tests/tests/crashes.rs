@@ -107,6 +107,44 @@ async fn killing_what_the_command_path_does_not_need_costs_no_command() {
     world.nothing_is_missing(&seen).await;
 }
 
+/// Nothing is restarted, and nothing noticed: commands on open connections, the stream, and new connections while nobody supervises.
+#[tokio::test]
+async fn killing_the_supervisor_is_noticed_by_nobody_and_the_next_takes_over_what_runs() {
+    let mut world = World::start().await;
+    let device = world.devices[0].clone();
+    let mut stream = world.suite.subscribe(&device, "").await.unwrap();
+    let (commands, events) = (world.commands(), world.events(&device.user));
+    let (before, addresses) = (world.suite.pids().await, ["http", "grpc", "admin", "push"].map(|name| world.suite.address(name)));
+    let mut next = 0;
+    for round in 1..=3 {
+        world.suite.signal(Signal::SIGKILL);
+        world.suite.wait_exit(std::time::Duration::from_secs(5)).await;
+        commands.go_on(50).await;
+        numbers_up_to(&mut stream, &mut next, 20 * round).await;
+        world.suite.execute(&device.command("demo.echo", "on a new connection")).await.unwrap();
+        world.suite = world.suite.start_again().await;
+        assert_eq!(world.suite.pids().await, before, "the same processes");
+        assert_eq!(["http", "grpc", "admin", "push"].map(|name| world.suite.address(name)), addresses, "on the same sockets");
+        commands.go_on(50).await;
+    }
+    let (seen, written) = (commands.stop().await, events.stop().await);
+    numbers_up_to(&mut stream, &mut next, written).await;
+    assert!(seen.refused.is_empty() && seen.silent == 0, "refused: {:?}, silent: {}", seen.refused, seen.silent);
+    world.nothing_is_missing(&seen).await;
+    // What was taken over is supervised: a crash is noticed, and the end is one in order.
+    for component in ["edge", "redis"] {
+        world.suite.kill9(component).await;
+        world.all_is_served().await;
+    }
+    let pids: Vec<_> = world.suite.pids().await.into_values().collect();
+    world.suite.signal(Signal::SIGTERM);
+    let ended = world.suite.wait_exit(std::time::Duration::from_secs(30)).await;
+    assert_eq!(ended.code(), Some(0), "{}", world.suite.stderr.text());
+    for pid in pids {
+        wait::eventually("nobody is left", async || (!gatehouse_tests::scratch::is_alive(pid)).then_some(())).await;
+    }
+}
+
 #[tokio::test]
 async fn killing_the_edge_loses_no_answered_command() {
     let mut world = World::start().await;

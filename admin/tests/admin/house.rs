@@ -14,6 +14,7 @@ use gatehouse_chassis::{
     ipc,
     redis::{Entry, Redis},
     sockets::{Inherited, Listener},
+    watchdog::Pulse,
 };
 use gatehouse_migrations::{Database, Owner};
 use gatehouse_proto::{
@@ -113,7 +114,7 @@ impl House {
     pub fn serve(&self, component: &str, instance: u32, router: Router) {
         let socket = tokio::net::UnixListener::bind(self.shared().local_socket(component, instance)).unwrap();
         let metrics = ConnectionMetrics::new(&gatehouse_chassis::metrics::Metrics::new("other", 0));
-        let serve = connections::serve("local", Listener::Unix(socket), router, metrics, self.others.clone());
+        let serve = connections::serve("local", Listener::Unix(socket), router, metrics, self.others.clone(), Pulse::default());
         self.others.spawn("other", serve);
     }
 }

@@ -36,6 +36,9 @@ const SECTIONS: [&str; 18] = [
     "route",
 ];
 
+/// Sections inside a section, `[limits.edge]`: who reads the outer one does not own them.
+const SUBSECTIONS: [(&str, [&str; 5]); 1] = [("limits", ["redis", "auditor", "pusher", "edge", "admin"])];
+
 /// Variables that once were accepted. Set at all, even to nothing, they stop the start.
 const REFUSED: [(&str, &str); 2] = [
     ("GATEWAY_REDIS_TLS_ENABLED", "no longer accepted: connections to Redis never use TLS; unset it"),
@@ -91,7 +94,17 @@ impl Reader {
         for (place, message) in unknown {
             reader.problem(place, message);
         }
+        reader.lift_subsections();
         reader
+    }
+
+    /// `[limits.edge]` becomes the section `limits.edge`.
+    fn lift_subsections(&mut self) {
+        for (outer, names) in SUBSECTIONS {
+            let Some(Node::Table(table)) = self.root.entries.get_mut(outer) else { continue };
+            let lifted: Vec<_> = names.iter().filter_map(|name| Some((format!("{outer}.{name}"), table.entries.remove(*name)?))).collect();
+            self.root.entries.extend(lifted);
+        }
     }
 
     /// Whether the file could be parsed at all. Who needs a single value from a file that others check goes on despite other problems, but not
@@ -196,7 +209,9 @@ impl<'a> Section<'a> {
         for (key, node) in &table.entries {
             if !asked.contains(&key.as_str()) {
                 let place = reader.place(node.line(), &format!("{name}.{key}"));
-                reader.problem(place, unknown_key("key", key, &asked));
+                let inner = SUBSECTIONS.iter().filter(|(outer, _)| *outer == name).flat_map(|(_, names)| names);
+                let known: Vec<_> = asked.iter().chain(inner).copied().collect();
+                reader.problem(place, unknown_key("key", key, &known));
             }
         }
     }
@@ -240,19 +255,25 @@ impl Key<'_, '_> {
     }
 
     /// A number within bounds, or a default.
-    pub fn within<T>(mut self, default: T, range: impl RangeBounds<T> + fmt::Debug) -> T
+    pub fn within<T>(self, default: T, range: impl RangeBounds<T> + fmt::Debug) -> T
     where
         T: FromStr<Err: fmt::Display> + PartialOrd,
     {
-        let Some((place, text)) = self.text() else { return default };
-        match self.parse::<T>(place.clone(), &text) {
-            Some(value) if range.contains(&value) => value,
-            Some(_) => {
-                self.section.reader.problem(place, format!("{text} is outside {range:?}"));
-                default
-            }
-            None => default,
+        self.optional_within(range).unwrap_or(default)
+    }
+
+    /// A number within bounds, if there is one and it is right.
+    pub fn optional_within<T>(mut self, range: impl RangeBounds<T> + fmt::Debug) -> Option<T>
+    where
+        T: FromStr<Err: fmt::Display> + PartialOrd,
+    {
+        let (place, text) = self.text()?;
+        let value = self.parse::<T>(place.clone(), &text)?;
+        if !range.contains(&value) {
+            self.section.reader.problem(place, format!("{text} is outside {range:?}"));
+            return None;
         }
+        Some(value)
     }
 
     /// A length of time: `500ms`, `5s`, `1m 30s`. Negative ones are refused.

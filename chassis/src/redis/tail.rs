@@ -15,6 +15,8 @@ use crate::backoff::Backoff;
 
 /// How long one read waits for entries. Also how fresh the horizon of an idle stream is.
 const BLOCK_MS: u64 = 1000;
+/// The longest wait before it connects anew.
+const BACKOFF: Duration = Duration::from_secs(2);
 /// The most entries a read.
 const MAX_COUNT: usize = 1000;
 /// Entries of the first read, when nobody knows how large they are.
@@ -88,7 +90,7 @@ impl Tail {
             wiped: false,
             trimmed: None,
             connection: None,
-            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
+            backoff: Backoff::new(Duration::from_millis(50), BACKOFF),
             failed: false,
         }
     }
@@ -99,6 +101,13 @@ impl Tail {
     pub fn watching(mut self, key: impl Into<String>) -> Self {
         self.watched_key = Some(key.into());
         self
+    }
+
+    /// The longest that [`Tail::next`] may take: every wait in it has a bound, and this is their sum, rounded up.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        let config = &self.redis.config;
+        BACKOFF + config.connect_timeout + Duration::from_millis(BLOCK_MS) + config.command_timeout * 6
     }
 
     /// The next entries, or an empty batch after about a second of silence; on a new connection at once. After an error, the next call waits

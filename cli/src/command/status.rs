@@ -2,9 +2,11 @@
 
 use std::{path::Path, time::Duration};
 
-use gatehouse_proto::internal::v1::{InstanceStatus, StatusRequest, StatusResponse, supervisor_client::SupervisorClient};
+use gatehouse_proto::internal::v1::{ChangeStatus, InstanceStatus, StatusRequest, StatusResponse, supervisor_client::SupervisorClient};
 use serde::Serialize;
+use serde_json::Value;
 
+use super::change::{document, sentence};
 use crate::{failure::Failure, local, output::Output, place::Place};
 
 const PEER: &str = "the supervisor";
@@ -14,8 +16,17 @@ const BOUND: Duration = Duration::from_secs(5);
 struct Suite {
     ready: bool,
     draining: bool,
+    supervisor: Supervisor,
     instances: Vec<Instance>,
+    /// Queued and running.
+    changes: Vec<Value>,
     listeners: Vec<Listener>,
+}
+
+#[derive(Serialize)]
+struct Supervisor {
+    pid: u32,
+    build: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -30,6 +41,7 @@ struct Instance {
     restarts: u32,
     last_exit: Option<String>,
     detail: Option<String>,
+    build: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -40,29 +52,53 @@ struct Listener {
 
 pub async fn status(config: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
     let channel = local::open(PEER, &Place::find(config)?.supervisor()).await?;
-    let suite = local::answer(PEER, BOUND, SupervisorClient::new(channel).status(StatusRequest {})).await?;
-    let suite = Suite::from(suite);
-    if output.is_json() { output.document(&suite) } else { suite.print(output) }
+    let status = local::answer(PEER, BOUND, SupervisorClient::new(channel).status(StatusRequest {})).await?;
+    let changes: Vec<_> = status.changes.iter().map(asked).collect();
+    let suite = Suite::from(status);
+    if output.is_json() { output.document(&suite) } else { suite.print(&changes, output) }
 }
 
 impl Suite {
-    fn print(self, output: &mut Output) -> Result<(), Failure> {
-        let heading = ["COMPONENT", "INSTANCE", "GENERATION", "STATE", "PID", "UPTIME", "RESTARTS", "LAST EXIT", "DETAIL"];
+    fn print(self, changes: &[String], output: &mut Output) -> Result<(), Failure> {
         let summary = match (self.draining, self.ready) {
             (true, _) => "draining",
             (false, true) => "ready",
             (false, false) => "not ready",
         };
-        output.table(heading, self.instances.into_iter().map(Instance::row))?;
+        // All of one build is as it should be, and needs no column.
+        let mut builds: Vec<_> =
+            self.instances.iter().filter_map(|instance| instance.build.as_ref()).chain(&self.supervisor.build).collect();
+        builds.sort();
+        builds.dedup();
+        let differ = builds.len() > 1;
+        let rows = self.instances.into_iter().map(|instance| instance.row(differ));
+        if differ {
+            let heading = ["COMPONENT", "INSTANCE", "GENERATION", "STATE", "PID", "UPTIME", "RESTARTS", "LAST EXIT", "BUILD", "DETAIL"];
+            output.table(heading, rows)?;
+        } else {
+            let heading = ["COMPONENT", "INSTANCE", "GENERATION", "STATE", "PID", "UPTIME", "RESTARTS", "LAST EXIT", "DETAIL"];
+            output.table(heading, rows.map(|[a, b, c, d, e, f, g, h, _, detail]| [a, b, c, d, e, f, g, h, detail]))?;
+        }
         output.line("")?;
         output.line(&format!("The suite is {summary}."))?;
-        let listeners: Vec<_> = self.listeners.iter().map(|listener| (listener.name.as_str(), listener.address.clone())).collect();
-        output.facts(&listeners)
+        for change in changes {
+            output.sentence(change)?;
+        }
+        let supervisor = self.supervisor.build.filter(|_| differ).map(|build| ("supervisor", build));
+        let listeners = self.listeners.iter().map(|listener| (listener.name.as_str(), listener.address.clone()));
+        output.facts(&supervisor.into_iter().chain(listeners).collect::<Vec<_>>())
     }
 }
 
+/// `restart pusher: running for 1.2 s, by alice (uid 1000): it leaks`.
+fn asked(change: &ChangeStatus) -> String {
+    let reason = if change.reason.is_empty() { String::new() } else { format!(": {}", change.reason) };
+    format!("{}, by {}{reason}", sentence(change), change.actor)
+}
+
 impl Instance {
-    fn row(self) -> [String; 9] {
+    /// With its build before the last column.
+    fn row(self, differ: bool) -> [String; 10] {
         let absent = || "-".to_owned();
         [
             self.component,
@@ -73,6 +109,7 @@ impl Instance {
             if self.pid.is_some() { span(self.uptime_ms) } else { absent() },
             self.restarts.to_string(),
             self.last_exit.unwrap_or_else(absent),
+            self.build.filter(|_| differ).unwrap_or_else(absent),
             self.detail.unwrap_or_default(),
         ]
     }
@@ -80,19 +117,29 @@ impl Instance {
 
 impl From<StatusResponse> for Suite {
     fn from(status: StatusResponse) -> Self {
-        let StatusResponse { ready, draining, instances, listeners, .. } = status;
+        let StatusResponse { ready, draining, instances, listeners, pid, build, changes } = status;
         let listeners = listeners.into_iter().map(|listener| Listener { name: listener.name, address: listener.address });
-        Self { ready, draining, instances: instances.into_iter().map(Instance::from).collect(), listeners: listeners.collect() }
+        Self {
+            ready,
+            draining,
+            supervisor: Supervisor { pid, build: present(build) },
+            instances: instances.into_iter().map(Instance::from).collect(),
+            changes: changes.iter().map(document).collect(),
+            listeners: listeners.collect(),
+        }
     }
 }
 
 impl From<InstanceStatus> for Instance {
     fn from(status: InstanceStatus) -> Self {
-        let InstanceStatus { component, instance, generation, state, pid, uptime_ms, restarts, last_exit, detail, .. } = status;
-        let present = |text: String| (!text.is_empty()).then_some(text);
-        let (last_exit, detail) = (present(last_exit), present(detail));
-        Self { component, instance, generation, state, pid, uptime_ms, restarts, last_exit, detail }
+        let InstanceStatus { component, instance, generation, state, pid, uptime_ms, restarts, last_exit, detail, build } = status;
+        let (last_exit, detail, build) = (present(last_exit), present(detail), present(build));
+        Self { component, instance, generation, state, pid, uptime_ms, restarts, last_exit, detail, build }
     }
+}
+
+fn present(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
 }
 
 /// A length of time by its two largest units.

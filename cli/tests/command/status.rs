@@ -4,7 +4,7 @@ use serde_json::json;
 use tonic::{Request, Response, Status, service::Routes};
 
 use gatehouse_proto::internal::v1::{
-    InstanceStatus, Listener, StatusRequest, StatusResponse,
+    ChangeStatus, InstanceStatus, Listener, StatusRequest, StatusResponse,
     supervisor_server::{Supervisor, SupervisorServer},
 };
 
@@ -28,6 +28,7 @@ fn suite() -> StatusResponse {
         uptime_ms: 61_000,
         restarts: 2,
         last_exit: "signal 9 (SIGKILL)".into(),
+        build: "0.1.0 (1a2b)".into(),
         ..InstanceStatus::default()
     };
     let pusher = InstanceStatus {
@@ -64,12 +65,45 @@ async fn programs_get_one_document() {
     assert_eq!(done.code, 0, "{done:?}");
     let document = done.document();
     assert_eq!(document["ready"], false);
+    assert_eq!((&document["supervisor"], &document["changes"]), (&json!({"pid": 0, "build": null}), &json!([])));
     assert_eq!(document["listeners"], json!([{"name": "http", "address": "[::]:8080"}]));
     let edge = json!({
         "component": "edge", "instance": 0, "generation": 3, "state": "ready", "pid": 4711, "uptime_ms": 61_000, "restarts": 2,
-        "last_exit": "signal 9 (SIGKILL)", "detail": null,
+        "last_exit": "signal 9 (SIGKILL)", "detail": null, "build": "0.1.0 (1a2b)",
     });
     assert_eq!(document["instances"][0], edge);
+}
+
+#[tokio::test]
+async fn during_an_upgrade_both_generations_their_builds_and_the_change_are_shown() {
+    let edge = |generation, state: &str, build: &str| {
+        let (component, state, build) = ("edge".into(), state.into(), build.into());
+        InstanceStatus { component, generation, state, build, pid: Some(generation), ..InstanceStatus::default() }
+    };
+    let upgrade = ChangeStatus {
+        what: "upgrade".into(),
+        actor: "alice (uid 1000)".into(),
+        reason: "CVE \x1b[2J".into(),
+        state: "running".into(),
+        took_ms: 1200,
+        ..ChangeStatus::default()
+    };
+    let status = StatusResponse {
+        ready: true,
+        instances: vec![edge(4, "ready", "0.2.0 (3c4d)"), edge(3, "draining", "0.1.0 (1a2b)")],
+        build: "0.2.0 (3c4d)".into(),
+        changes: vec![upgrade],
+        ..StatusResponse::default()
+    };
+    let mut stage = Stage::new();
+    stage.serve_local("supervisor.sock", Routes::new(SupervisorServer::new(Play(status))));
+    let done = stage.call(&["status"]).await;
+    let lines: Vec<Vec<&str>> =
+        done.stdout.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect();
+    assert_eq!(lines[0][7..], ["LAST EXIT", "BUILD", "DETAIL"]);
+    assert_eq!(lines[1], ["edge", "0", "4", "ready", "4", "0s", "0", "-", "0.2.0 (3c4d)"]);
+    assert_eq!(lines[2], ["edge", "0", "3", "draining", "3", "0s", "0", "-", "0.1.0 (1a2b)"]);
+    assert!(done.stdout.contains("upgrade: running for 1.2 s, by alice (uid 1000): CVE \u{fffd}[2J"), "{}", done.stdout);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use gatehouse_chassis::{
     connections::{ConnectionMetrics, serve},
     metrics::Metrics,
     sockets::Listener,
+    watchdog::Pulse,
 };
 use gatehouse_proto::{
     downstream::v1::{ExecuteRequest, ExecuteResponse, command_handler_server},
@@ -42,7 +43,8 @@ impl Server {
     fn on(socket: OwnedFd, router: axum::Router, address: Option<SocketAddr>) -> Self {
         let shutdown = Shutdown::default();
         let metrics = ConnectionMetrics::new(&Metrics::new("fake", 0));
-        shutdown.spawn("fake", serve("fake", Listener::from_fd(socket).unwrap(), router, metrics, shutdown.clone()));
+        let listener = Listener::from_fd(socket).unwrap();
+        shutdown.spawn("fake", serve("fake", listener, router, metrics, shutdown.clone(), Pulse::default()));
         Self { shutdown, address }
     }
 

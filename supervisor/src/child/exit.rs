@@ -4,6 +4,7 @@ use std::{fmt, os::unix::process::ExitStatusExt as _, process::ExitStatus};
 
 use gatehouse_chassis::exit;
 use nix::sys::signal::Signal;
+use rustix::process::WaitIdStatus;
 
 /// The end of one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,12 @@ pub(crate) enum Exit {
     NotStarted(String),
     /// It had not said `READY=1` in time, and was killed for it.
     StartTimeout,
+    /// The kernel killed it for its memory.
+    OutOfMemory,
+    /// It made no progress any more, and was ended for it.
+    Hung,
+    /// It was adopted, no child of ours, and did not say with which status it leaves.
+    Unknown,
 }
 
 /// The same, for a metric's label.
@@ -29,8 +36,12 @@ pub(crate) enum Reason {
     NotStarted,
     /// It was not ready in time.
     StartTimeout,
+    /// The kernel killed it for its memory.
+    OutOfMemory,
     /// It proved no progress.
     Hung,
+    /// Nobody knows.
+    Unknown,
     /// It had not ended: an operator wanted another one.
     Operator,
 }
@@ -39,6 +50,15 @@ impl Exit {
     /// What `waitpid` said.
     pub(crate) fn of(status: ExitStatus) -> Self {
         status.code().map_or_else(|| Self::Signal(status.signal().unwrap_or(0)), Self::Status)
+    }
+
+    /// What `waitid` said.
+    pub(crate) fn of_wait(status: &WaitIdStatus) -> Self {
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Self::Status(code),
+            (None, Some(signal)) => Self::Signal(signal),
+            (None, None) => Self::Unknown,
+        }
     }
 
     /// Whether trying again cannot help.
@@ -62,13 +82,17 @@ impl Exit {
             Self::Signal(_) => Reason::Signal,
             Self::NotStarted(_) => Reason::NotStarted,
             Self::StartTimeout => Reason::StartTimeout,
+            Self::OutOfMemory => Reason::OutOfMemory,
+            Self::Hung => Reason::Hung,
+            Self::Unknown => Reason::Unknown,
         }
     }
 }
 
 impl Reason {
     /// All of them.
-    pub(crate) const ALL: [Self; 6] = [Self::Exit, Self::Signal, Self::NotStarted, Self::StartTimeout, Self::Hung, Self::Operator];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Exit, Self::Signal, Self::NotStarted, Self::StartTimeout, Self::OutOfMemory, Self::Hung, Self::Unknown, Self::Operator];
 
     /// The label's value.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -77,7 +101,9 @@ impl Reason {
             Self::Signal => "signal",
             Self::NotStarted => "not_started",
             Self::StartTimeout => "start_timeout",
+            Self::OutOfMemory => "out_of_memory",
             Self::Hung => "hung",
+            Self::Unknown => "unknown",
             Self::Operator => "operator",
         }
     }
@@ -93,6 +119,9 @@ impl fmt::Display for Exit {
             },
             Self::NotStarted(why) => write!(f, "not started: {why}"),
             Self::StartTimeout => f.write_str("not ready in time"),
+            Self::OutOfMemory => f.write_str("out of memory"),
+            Self::Hung => f.write_str("hung"),
+            Self::Unknown => f.write_str("unknown (adopted)"),
         }
     }
 }
@@ -106,6 +135,10 @@ mod tests {
         assert_eq!(Exit::of(ExitStatus::from_raw(75 << 8)).to_string(), "status 75");
         assert_eq!(Exit::of(ExitStatus::from_raw(9)).to_string(), "signal 9 (SIGKILL)");
         assert_eq!(Exit::of(ExitStatus::from_raw(40)).to_string(), "signal 40");
+        assert_eq!(
+            [Exit::OutOfMemory, Exit::Hung, Exit::Unknown].map(|exit| exit.to_string()),
+            ["out of memory", "hung", "unknown (adopted)"]
+        );
         assert!(Exit::Status(78).is_final() && Exit::Status(64).is_final() && !Exit::Status(75).is_final());
     }
 }

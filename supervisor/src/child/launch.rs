@@ -1,45 +1,71 @@
-//! Starts one process: its descriptors, its environment, its own process group.
+//! Starts one process, or takes one over: its descriptors, its environment, its own process group, its lane, its limits.
 //!
 //! No `PR_SET_PDEATHSIG`: it is about the thread that forks, and a child is not to die because its supervisor did. What a dead supervisor leaves behind
-//! is found by [`Roster`](crate::orphans::Roster).
+//! is found by [`adopt`](super::adopt).
 
 use std::{
+    cell::RefCell,
+    fs::{self, OpenOptions},
     io::{self, IsTerminal as _},
-    os::fd::OwnedFd,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{FileTypeExt as _, OpenOptionsExt as _},
+            process::CommandExt as _,
+        },
+    },
     path::PathBuf,
-    process::Stdio,
+    process::{Command, Stdio},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
 use gatehouse_chassis::{
     Shutdown,
     config::{LogFormat, Shared},
+    sockets::LANE_FD,
 };
-use nix::sys::signal::{Signal as NixSignal, killpg};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::{
-    io::AsyncWriteExt as _,
-    process::{Child, Command},
-};
+use nix::libc;
+use tokio::{net::unix::pipe, sync::oneshot, time::timeout};
 
 use super::{
-    Exit,
+    Ended, Lanes, Launched,
+    adopt::Found,
+    cgroup::{Cgroups, Leaf},
+    lane::{Claim, Record},
+    limits,
     output::{Sink, Style, Tail, copy},
+    process::Handle,
 };
-use crate::{Config, binaries, component::Component, redis::Embedded, sockets::Sockets};
+use crate::{
+    Config,
+    binaries::{Binaries, build_of},
+    component::Component,
+    config::Limits,
+    control::millis,
+    redis::Embedded,
+    sockets::Sockets,
+    watch,
+};
 
 /// `SD_LISTEN_FDS_START`.
 const FIRST_FD: i32 = 3;
 /// After the exit, how long what was said last may take to arrive. A grandchild may hold the pipe open for ever.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(200);
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Tells a process which generation it is: for the supervisor that finds it when its lane cannot say.
+pub(super) const GENERATION: &str = "GATEHOUSE_GENERATION";
 /// What the process above us said to us, not to our children.
-pub(crate) const NOT_HANDED_ON: [&str; 6] =
-    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
+pub(crate) const NOT_HANDED_ON: [&str; 8] =
+    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", LANE_FD, GENERATION];
 
 /// All that starting a child takes.
 #[derive(Debug)]
 pub(crate) struct Launcher {
     config: Option<PathBuf>,
+    limits: Vec<(Component, Limits)>,
+    binaries: RefCell<Binaries>,
+    lanes: Lanes,
+    cgroups: Option<Cgroups>,
     sockets: Sockets,
     redis: Option<Embedded>,
     notify: PathBuf,
@@ -47,19 +73,42 @@ pub(crate) struct Launcher {
     readers: Shutdown,
 }
 
-/// A process that runs.
-#[derive(Debug)]
-pub(crate) struct Launched {
-    pub(crate) pid: u32,
-    pidfd: OwnedFd,
+/// Which process of a slot.
+#[derive(Clone, Copy, Debug)]
+struct Which {
+    component: Component,
+    instance: u32,
+    generation: u32,
 }
 
 impl Launcher {
-    /// Starts nothing yet.
-    pub(crate) fn new(config: &Config, shared: &Shared, sockets: Sockets, redis: Option<Embedded>, notify: PathBuf) -> Self {
+    /// Starts nothing yet. Moves ourselves into a cgroup of our own, where that may be.
+    pub(crate) fn new(
+        config: &Config,
+        shared: &Shared,
+        binaries: Binaries,
+        lanes: Lanes,
+        sockets: Sockets,
+        redis: Option<Embedded>,
+        notify: PathBuf,
+    ) -> Self {
         let text = shared.log.format.map_or_else(|| io::stderr().is_terminal(), |format| format == LogFormat::Text);
         let style = if text { Style::Text } else { Style::Json };
-        Self { config: config.path.clone(), sockets, redis, notify, style, readers: Shutdown::default() }
+        let cgroups = Cgroups::open()
+            .inspect_err(|why| tracing::info!(why, "components have no cgroups; limits are kept as far as they go without"))
+            .ok();
+        Self {
+            config: config.path.clone(),
+            limits: Component::ALL.map(|component| (component, config.limits_of(component))).into(),
+            binaries: RefCell::new(binaries),
+            lanes,
+            cgroups,
+            sockets,
+            redis,
+            notify,
+            style,
+            readers: Shutdown::default(),
+        }
     }
 
     /// The sockets that are lent.
@@ -72,9 +121,19 @@ impl Launcher {
         &mut self.sockets
     }
 
+    /// Who may run.
+    pub(crate) const fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
     /// The embedded server.
     pub(crate) const fn redis(&self) -> Option<&Embedded> {
         self.redis.as_ref()
+    }
+
+    /// What is executed from the next start on.
+    pub(crate) const fn binaries(&self) -> &RefCell<Binaries> {
+        &self.binaries
     }
 
     /// Whether people read the log.
@@ -82,82 +141,158 @@ impl Launcher {
         self.style == Style::Text
     }
 
-    /// Starts a process; the future resolves when it has ended and its last words have arrived.
+    /// Starts a process; the future resolves when it has ended, nothing of it is left, and its last words have arrived.
     pub(crate) fn launch(
         &self,
         component: Component,
         instance: u32,
+        generation: u32,
         tail: &Tail,
-    ) -> io::Result<(Launched, impl Future<Output = Exit> + use<>)> {
-        let (mut command, input) = match (&self.redis, component) {
-            (Some(redis), Component::Redis) => (redis.command(), Some(redis.settings().clone())),
-            _ => (self.component(component, instance)?, None),
+    ) -> io::Result<(Launched, impl Future<Output = Ended> + use<>)> {
+        let which = Which { component, instance, generation };
+        let claim = self.lanes.claim(component, instance)?;
+        let (mut command, build) = match (&self.redis, component) {
+            (Some(redis), Component::Redis) => (redis.command()?, String::new()),
+            _ => self.command(which)?,
         };
-        command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() }).stderr(Stdio::piped()).process_group(0);
-        let mut child = command.spawn()?;
-        let pid = child.id().ok_or_else(|| io::Error::other("a process without a pid"))?;
-        let pidfd = open(pid).inspect_err(|_| {
+        self.lend(&mut command, which, claim.as_ref())?;
+        let leaf = self.leaf(which);
+        let mut child = command.stderr(Stdio::piped()).process_group(0).spawn()?;
+        // With it our descriptor of the lane is closed.
+        drop(command);
+        let (launched, ended) = self.follow(which, child.id(), build, claim, leaf).inspect_err(|_| {
             // What cannot be watched must not run beside the one that is started in its place. If it has gone already, all the better.
-            let _gone = child.start_kill();
+            let _gone = child.kill();
+            let _reaped = child.wait();
         })?;
-        let said = self.listen(&mut child, component, instance, tail);
-        let ended = async move {
-            if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
-                // A process that does not read what it is told says why itself.
-                let _unread = stdin.write_all(input.expose().as_bytes()).await;
-            }
-            let exit = child.wait().await.map_or_else(|error| Exit::NotStarted(error.to_string()), Exit::of);
-            let _late = tokio::time::timeout(LAST_WORDS, said).await;
-            exit
-        };
-        Ok((Launched { pid, pidfd }, ended))
+        let said = self.listen(which, child.stdout.take().map(Into::into), child.stderr.take().map(Into::into), tail);
+        Ok((launched, last_words(ended, said)))
     }
 
-    /// One of ours: `--config`, sockets, readiness.
-    fn component(&self, component: Component, instance: u32) -> io::Result<Command> {
-        let mut command = Command::new(binaries::directory()?.join(binaries::file_name(component)));
+    /// Takes over a process that another supervisor started; else the same as [`Launcher::launch`]. An error: it has gone.
+    pub(crate) fn adopt(&self, found: &Found, tail: &Tail) -> io::Result<(Launched, impl Future<Output = Ended> + use<>)> {
+        let which = Which { component: found.component, instance: found.instance, generation: found.generation };
+        let (launched, ended) = found.watch(&self.lanes, &|| {
+            let limits = self.limits_of(found.component);
+            let leaf = self.cgroups.as_ref().and_then(|cgroups| cgroups.of(found.pid, &limits));
+            self.confine(found.component, found.pid, leaf.or_else(|| self.leaf(which)))
+        })?;
+        // The server's stdout is its log; ours have that of the supervisor, who may be gone.
+        let stdout = (!found.component.is_ours()).then(|| reopen(found.pid, 1)).flatten();
+        let said = self.listen(which, stdout, reopen(found.pid, 2), tail);
+        Ok((launched, last_words(ended, said)))
+    }
+
+    /// One of ours: `--config`, and where readiness is told.
+    fn command(&self, which: Which) -> io::Result<(Command, String)> {
+        let pinned = self.binaries.borrow().of(which.component)?;
+        let mut command = pinned.command(which.component);
         for name in NOT_HANDED_ON {
             command.env_remove(name);
         }
         if let Some(path) = &self.config {
             command.arg("--config").arg(path);
         }
-        let lent = self.sockets.lend(component, instance)?;
-        let names: Vec<_> = lent.iter().map(|(name, _)| *name).collect();
         command
-            .env("GATEWAY_INSTANCE", instance.to_string())
+            .env("GATEWAY_INSTANCE", which.instance.to_string())
             .env("NOTIFY_SOCKET", &self.notify)
-            .env("LISTEN_FDS", names.len().to_string())
-            .env("LISTEN_FDNAMES", names.join(":"))
+            .env("WATCHDOG_USEC", watch::WINDOW.as_micros().to_string())
             // Their stderr is a pipe; ours decides what is legible.
-            .env("LOG_FORMAT", if self.is_text() { "text" } else { "json" });
-        let mappings = (FIRST_FD..).zip(lent).map(|(child_fd, (_, parent_fd))| FdMapping { parent_fd, child_fd }).collect();
+            .env("LOG_FORMAT", if self.is_text() { "text" } else { "json" })
+            .stdin(Stdio::null());
+        Ok((command, pinned.build.clone()))
+    }
+
+    /// Its sockets, and after them its lane.
+    fn lend(&self, command: &mut Command, which: Which, claim: Option<&Claim>) -> io::Result<()> {
+        let lent = self.sockets.lend(which.component, which.instance)?;
+        let (names, mut fds): (Vec<_>, Vec<_>) = lent.into_iter().unzip();
+        if which.component.is_ours() {
+            command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        }
+        if let Some(claim) = claim {
+            let number = (FIRST_FD..).nth(fds.len()).unwrap_or(FIRST_FD);
+            command.env(LANE_FD, number.to_string());
+            fds.push(claim.file.try_clone()?.into());
+        }
+        command.env(GENERATION, which.generation.to_string());
+        let mappings = (FIRST_FD..).zip(fds).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
         command.fd_mappings(mappings).map_err(io::Error::other)?;
-        Ok(command)
+        Ok(())
+    }
+
+    fn limits_of(&self, component: Component) -> Limits {
+        self.limits.iter().find(|(limited, _)| *limited == component).map(|(_, limits)| *limits).unwrap_or_default()
+    }
+
+    fn leaf(&self, Which { component, instance, generation }: Which) -> Option<Leaf> {
+        let name = format!("{}-{instance}.{generation}", component.name());
+        let leaf = self.cgroups.as_ref()?.leaf(&name, &self.limits_of(component));
+        leaf.inspect_err(|error| tracing::warn!(name, %error, "no cgroup for this process")).ok()
+    }
+
+    /// Puts it into its cgroup and within its limits.
+    fn confine(&self, component: Component, pid: u32, leaf: Option<Leaf>) -> Option<Leaf> {
+        let leaf = leaf.filter(|leaf| {
+            let entered = leaf.enter(pid);
+            if let Err(error) = &entered {
+                tracing::warn!(child.pid = pid, %error, "not in its cgroup");
+                leaf.remove();
+            }
+            entered.is_ok()
+        });
+        limits::apply(&self.limits_of(component), pid, leaf.as_ref());
+        leaf
+    }
+
+    /// Watches a process that was just started, within its limits, and says in its lane that it is there.
+    fn follow(
+        &self,
+        which: Which,
+        pid: u32,
+        build: String,
+        claim: Option<Claim>,
+        leaf: Option<Leaf>,
+    ) -> io::Result<(Launched, impl Future<Output = Ended> + use<>)> {
+        let started = SystemTime::now();
+        let (file, taken) = claim.map(|claim| (claim.file, claim.taken)).unzip();
+        let handle = Handle::open(pid)?.within(self.confine(which.component, pid, leaf));
+        let build = if build.is_empty() { build_of(pid) } else { build };
+        if let Some(file) = file {
+            let record = Record {
+                pid,
+                start_time: handle.start_time(),
+                generation: which.generation,
+                component: which.component.name().to_owned(),
+                instance: which.instance,
+                build: build.clone(),
+                started_ms: started.duration_since(UNIX_EPOCH).map_or(0, millis),
+            };
+            if let Err(error) = record.write(&file) {
+                tracing::warn!(child.pid = pid, %error, "its lane does not say who holds it; whoever looks finds out by its descriptors");
+            }
+        }
+        Launched::new(handle, taken, which.generation, build, started)
     }
 
     /// Reads what it says; resolves when it has closed both.
-    fn listen(&self, child: &mut Child, component: Component, instance: u32, tail: &Tail) -> impl Future<Output = ()> + use<> {
-        let style = if component.is_ours() { self.style } else { Style::Logged };
-        let sink = Sink { component: component.name(), instance, style, tail: tail.clone() };
-        let (heard, said) = tokio::sync::oneshot::channel::<()>();
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let read = async move {
-            let out = async {
-                if let Some(stdout) = stdout {
-                    copy(stdout, sink.clone()).await;
+    fn listen(&self, which: Which, stdout: Option<OwnedFd>, stderr: Option<OwnedFd>, tail: &Tail) -> impl Future<Output = ()> + use<> {
+        let style = if which.component.is_ours() { self.style } else { Style::Logged };
+        let sink = Sink { component: which.component.name(), instance: which.instance, style, tail: tail.clone() };
+        let (heard, said) = oneshot::channel::<()>();
+        let [out, err] = [stdout, stderr].map(|pipe| {
+            let (pipe, sink) = (pipe.and_then(|pipe| pipe::Receiver::from_owned_fd(pipe).ok()), sink.clone());
+            async move {
+                if let Some(pipe) = pipe {
+                    copy(pipe, sink).await;
                 }
-            };
-            let err = async {
-                if let Some(stderr) = stderr {
-                    copy(stderr, sink.clone()).await;
-                }
-            };
+            }
+        });
+        self.readers.spawn("output", async move {
             tokio::join!(out, err);
             // Nobody waits for it any more when it comes late.
             let _late = heard.send(());
-        };
-        self.readers.spawn("output", read);
+        });
         async move {
             let _gone = said.await;
         }
@@ -170,38 +305,17 @@ impl Launcher {
     }
 }
 
-impl Launched {
-    /// SIGTERM, to the process alone: what it started, it ends.
-    pub(crate) fn terminate(&self) {
-        self.signal(Signal::TERM);
-    }
-
-    /// SIGKILL, to its whole process group.
-    pub(crate) fn kill(&self) {
-        // While the pidfd takes a signal the process was not reaped, so its group's number is not another's: nobody reaps between the two calls, for we
-        // are the one thread that does.
-        if self.signal(Signal::KILL)
-            && let Ok(group) = i32::try_from(self.pid)
-        {
-            // The leader alone was there.
-            let _gone = killpg(nix::unistd::Pid::from_raw(group), NixSignal::SIGKILL);
-        }
-    }
-
-    fn signal(&self, signal: Signal) -> bool {
-        match pidfd_send_signal(&self.pidfd, signal) {
-            Ok(()) => true,
-            Err(rustix::io::Errno::SRCH) => false,
-            Err(error) => {
-                tracing::error!(child.pid = self.pid, %error, "signal not sent");
-                false
-            }
-        }
-    }
+async fn last_words(ended: impl Future<Output = Ended>, said: impl Future<Output = ()>) -> Ended {
+    let ended = ended.await;
+    let _late = timeout(LAST_WORDS, said).await;
+    ended
 }
 
-/// A descriptor that means this process and never another.
-pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no such pid"))?;
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+/// The pipe that a process writes to, from its other end. Its supervisor was that end; whoever else may be, of a terminal or a file, is not to be robbed.
+fn reopen(pid: u32, fd: u32) -> Option<OwnedFd> {
+    let path = format!("/proc/{pid}/fd/{fd}");
+    let is_pipe = fs::metadata(&path).is_ok_and(|found| found.file_type().is_fifo());
+    // Without the flag it would wait for somebody who writes, who may have gone just now.
+    let open = || OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).ok();
+    is_pipe.then(open).flatten().map(Into::into)
 }

@@ -149,7 +149,6 @@ pub(crate) enum Event {
         draw: f64,
     },
     /// It proves no progress any more.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the watchdog"))]
     Hung {
         /// Which.
         generation: u32,

@@ -52,6 +52,11 @@ impl Board {
         self.changes.iter().filter(|change| !is_over(change)).map(timed).collect()
     }
 
+    /// How many are queued or running.
+    pub(super) fn waiting(&self) -> usize {
+        self.changes.iter().filter(|change| !is_over(change)).count()
+    }
+
     /// All, oldest first.
     pub(crate) fn all(&self) -> impl Iterator<Item = &ChangeStatus> {
         self.changes.iter()

@@ -76,7 +76,6 @@ impl Order {
     }
 
     /// The order behind a status; `None` when an older or newer supervisor wrote it in words that we do not know.
-    #[allow(dead_code, reason = "the driver takes it up next")]
     pub(crate) fn of(status: &ChangeStatus) -> Option<Self> {
         let ChangeStatus { change_id, what, actor, reason, queued_ms, .. } = status;
         let queued = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(*queued_ms).unwrap_or(0));

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use gatehouse_proto::internal::v1::ChangeStatus;
+use gatehouse_proto::internal::v1::{ChangeStatus, Step};
 use tokio::sync::{
     mpsc::{self, error::TrySendError},
     watch,
@@ -16,7 +16,7 @@ use super::{
     change::Order,
 };
 
-/// Orders that wait at most.
+/// Changes that are not over, at most.
 const QUEUE: usize = 256;
 
 /// The askers' side. Clones share the desk.
@@ -47,15 +47,19 @@ pub(crate) struct Seat {
 struct Coming(watch::Sender<Board>);
 
 impl Coming {
-    /// Unless nothing is accepted now.
-    fn new(board: &watch::Sender<Board>) -> Option<Self> {
-        let mut accepts = false;
+    /// Unless nothing is accepted now. What the driver has taken but not finished counts, so that its own queue is bounded by this one.
+    fn new(board: &watch::Sender<Board>) -> Result<Self, NoSeat> {
+        let mut no_seat = None;
         board.send_if_modified(|board| {
-            accepts = !board.paused;
-            board.coming += usize::from(accepts);
+            no_seat = match () {
+                () if board.paused => Some(NoSeat::Paused),
+                () if board.waiting() + board.coming >= QUEUE => Some(NoSeat::Full),
+                () => None,
+            };
+            board.coming += usize::from(no_seat.is_none());
             false
         });
-        accepts.then(|| Self(board.clone()))
+        no_seat.map_or_else(|| Ok(Self(board.clone())), Err)
     }
 }
 
@@ -87,7 +91,7 @@ impl Desk {
     /// Room for an order, before anything is written about it.
     pub(crate) fn reserve(&self) -> Result<Seat, NoSeat> {
         match self.queue.clone().try_reserve_owned() {
-            Ok(permit) => Coming::new(&self.board).map(|coming| Seat { permit, coming }).ok_or(NoSeat::Paused),
+            Ok(permit) => Coming::new(&self.board).map(|coming| Seat { permit, coming }),
             Err(TrySendError::Full(_)) => Err(NoSeat::Full),
             Err(TrySendError::Closed(_)) => Err(NoSeat::Closed),
         }
@@ -126,7 +130,6 @@ impl Seat {
 /// Said of changes that the end of the supervisor overtook.
 const LEFT: &str = "the suite was stopped before";
 
-#[allow(dead_code, reason = "the driver takes them up next")]
 impl DeskEnd {
     /// The next order. Nothing is lost when the future is dropped.
     pub(crate) async fn next(&mut self) -> Order {
@@ -145,17 +148,26 @@ impl DeskEnd {
         self.board.send_modify(|board| board.put(status));
     }
 
-    /// Accepts nothing from now on, and waits until all that was being recorded is queued: what [`DeskEnd::snapshot`] then says is complete.
-    pub(crate) async fn pause(&self) {
-        self.board.send_modify(|board| board.paused = true);
-        let mut board = self.board.subscribe();
-        // We hold a sender ourselves.
-        let _settled = board.wait_for(|board| board.coming == 0).await;
+    /// Once it is polled, nothing is accepted any more; it resolves when all that was being recorded is queued: what [`DeskEnd::snapshot`] then says is
+    /// complete.
+    pub(crate) fn paused(&self) -> impl Future<Output = ()> + use<> {
+        let board = self.board.clone();
+        async move {
+            board.send_modify(|board| board.paused = true);
+            // We hold a sender ourselves.
+            let mut board = board.subscribe();
+            let _settled = board.wait_for(|board| board.coming == 0).await;
+        }
     }
 
     /// Goes on after all.
     pub(crate) fn resume(&self) {
         self.board.send_modify(|board| board.paused = false);
+    }
+
+    /// What has been done for a change.
+    pub(crate) fn steps(&self, id: &str) -> Option<Vec<Step>> {
+        self.board.borrow().find(id).map(|change| change.steps)
     }
 
     /// For the state file: what is remembered, oldest first.
@@ -229,8 +241,10 @@ mod tests {
         for id in 0..QUEUE {
             assert_eq!(end.next().await.id, id.to_string());
         }
+        assert_eq!(desk.reserve().unwrap_err(), NoSeat::Full, "the driver has them, and none is over");
+        end.publish(order(0).status("done"));
         desk.reserve().unwrap().take(order(QUEUE));
-        assert_eq!(state(&desk, "0").unwrap(), "queued", "until the driver says otherwise");
+        assert_eq!(state(&desk, "1").unwrap(), "queued", "until the driver says otherwise");
     }
 
     #[tokio::test]
@@ -276,7 +290,7 @@ mod tests {
             tokio::task::yield_now().await;
             seat.take(order(1));
         };
-        tokio::join!(end.pause(), recorded);
+        tokio::join!(end.paused(), recorded);
         assert_eq!(end.snapshot().len(), 1);
         end.resume();
         desk.reserve().unwrap().take(order(2));

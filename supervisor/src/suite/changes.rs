@@ -9,6 +9,7 @@ use super::{
     jobs::{Current, Job, Task},
     report::Outcome,
     slot::Slot,
+    upgrade::is_upgrade,
 };
 use crate::{
     child::{Event, State, Then},
@@ -22,10 +23,13 @@ const MARGIN: Duration = Duration::from_secs(10);
 impl Suite {
     /// What the last supervisor had promised, from the beginning: a restart that was half done is done again.
     pub(super) fn resume_orders(&mut self) {
-        for order in self.parts.ends.desk.restore(self.parts.state.changes()).into_iter().rev() {
+        let running = self.parts.ends.desk.restore(self.parts.state.changes());
+        let (upgrades, others): (Vec<_>, Vec<_>) = running.into_iter().partition(is_upgrade);
+        for order in others.into_iter().rev() {
             tracing::info!(change = %order.change, change.id = order.id, "change taken over from the supervisor before");
             self.jobs.queue_first(order);
         }
+        self.resume_upgrade(upgrades);
     }
 
     /// Takes every job as far as it goes now.
@@ -44,7 +48,7 @@ impl Suite {
             let mut over = 0;
             for mut job in self.jobs.take_running() {
                 if self.advance(&mut job) {
-                    self.end(&job);
+                    self.end(job);
                     over += 1;
                 } else {
                     job.statuses().into_iter().for_each(|status| self.parts.ends.desk.publish(status));
@@ -70,7 +74,7 @@ impl Suite {
             Change::Start(target) => (Task::Start, self.of(target)),
             Change::Stop(target) => (Task::Stop, self.of(target)),
             Change::Scale { instances } => self.begin_scale(instances),
-            Change::Upgrade { .. } => return self.refuse(orders, "not possible yet"),
+            Change::Upgrade { directory } => return self.begin_upgrade(orders, directory),
         };
         if slots.is_empty() && !matches!(task, Task::Add | Task::Remove) {
             let what = change.to_string();
@@ -102,13 +106,16 @@ impl Suite {
         (Task::Remove, surplus)
     }
 
-    fn refuse(&mut self, orders: Vec<Order>, why: &str) {
+    pub(super) fn refuse(&mut self, orders: Vec<Order>, why: &str) {
         let job = Job { failed: true, ..Job::new(orders, Task::Stop, []) };
         self.conclude(&job, why);
     }
 
     /// Whether the job is over.
     fn advance(&mut self, job: &mut Job) -> bool {
+        if job.task == Task::HandOver {
+            return false;
+        }
         loop {
             let Some(mut current) = job.current.take() else {
                 let Some(slot) = job.left.pop_front().filter(|_| !job.failed) else { return true };
@@ -123,7 +130,7 @@ impl Suite {
                 return false;
             };
             self.after_step(job.task, current.slot, outcome.is_ok());
-            job.failed |= outcome.is_err();
+            job.failed |= outcome.is_err() && job.task != Task::Back;
             job.steps.push(Step {
                 component: current.slot.component.name().to_owned(),
                 instance: current.slot.instance,
@@ -160,8 +167,9 @@ impl Suite {
         let Some(slot) = self.slot(current.slot) else { return };
         let before = slot.machine.generations();
         let event = match task {
-            Task::Restart if !slot.machine.can_restart() => return,
-            Task::Restart => Event::Restart,
+            Task::Restart | Task::Roll | Task::Back if !slot.machine.can_restart() => return,
+            Task::Restart | Task::Roll | Task::Back => Event::Restart,
+            Task::HandOver => return,
             Task::Start => Event::Start,
             Task::Stop | Task::Remove => Event::Stop,
             Task::Add => {
@@ -183,9 +191,9 @@ impl Suite {
     fn judge(&self, task: Task, current: &Current) -> Option<Result<String, String>> {
         let Some(slot) = self.slot(current.slot) else { return Some(Err("it is not there any more".to_owned())) };
         let judged = match (task, current.to) {
-            (_, None) => None,
+            (_, None) | (Task::HandOver, _) => None,
             (Task::Stop | Task::Remove, Some(_)) => slot.machine.is_stopped().then(|| Ok(stopped(slot, current.from))),
-            (Task::Restart | Task::Start | Task::Add, Some(to)) => started(slot, current.from, to),
+            (Task::Restart | Task::Start | Task::Add | Task::Roll | Task::Back, Some(to)) => started(slot, current.from, to),
         };
         judged.or_else(|| (current.until <= Instant::now()).then(|| Err(format!("given up: still {}", slot.machine.label()))))
     }
@@ -228,7 +236,7 @@ impl Suite {
         }
     }
 
-    fn end(&mut self, job: &Job) {
+    fn end(&mut self, job: Job) {
         if job.failed && job.task == Task::Add {
             let present = u32::try_from(self.of(Target { component: Component::Pusher, instance: None }).len()).unwrap_or(u32::MAX);
             let failed = u32::from(self.slots.iter().any(|slot| slot.leaving));
@@ -245,10 +253,15 @@ impl Suite {
             Some(only) if job.steps.len() == 1 => format!("{}: {}", name_of(only), only.message),
             Some(_) => format!("{} done", job.steps.len()),
         };
-        self.conclude(job, &verdict);
+        match job.task {
+            Task::Roll if job.failed => self.roll_back(job, &verdict),
+            Task::Roll => self.rolled(&job),
+            Task::Back => self.rolled_back(job),
+            _ => self.conclude(&job, &verdict),
+        }
     }
 
-    fn conclude(&self, job: &Job, verdict: &str) {
+    pub(super) fn conclude(&self, job: &Job, verdict: &str) {
         for status in job.verdicts(verdict) {
             let (change, id, took_ms) = (&status.what, &status.change_id, status.took_ms);
             if job.failed {

@@ -9,6 +9,7 @@ use super::{Phase, Suite, report};
 use crate::{
     child::{Event, KILL_GRACE},
     component::{Component, DRAIN_STAGES, label, roll},
+    systemd,
 };
 
 /// What the supervisor itself takes on top of its children.
@@ -17,12 +18,14 @@ const OWN: Duration = Duration::from_secs(1);
 /// The longest that the drain of this configuration can take: stages follow each other, and within one all run at the same time.
 #[must_use]
 pub fn drain_budget(shared: &Shared) -> Duration {
+    DRAIN_STAGES.iter().map(|stage| stage_budget(shared, stage)).sum::<Duration>() + OWN
+}
+
+/// The longest that one stage can take.
+fn stage_budget(shared: &Shared, stage: &[Component]) -> Duration {
     let roll = roll(shared, shared.instances(Component::Pusher.name()));
-    let budget = |stage: &&[_]| {
-        let present = roll.iter().filter(|slot| stage.contains(&slot.component));
-        present.map(|slot| shared.budgets.of(slot.component.name()) + KILL_GRACE).max().unwrap_or_default()
-    };
-    DRAIN_STAGES.iter().map(budget).sum::<Duration>() + OWN
+    let present = roll.into_iter().filter(|slot| stage.contains(&slot.component));
+    present.map(|slot| shared.budgets.of(slot.component.name()) + KILL_GRACE).max().unwrap_or_default()
 }
 
 impl Suite {
@@ -53,6 +56,7 @@ impl Suite {
 
     fn stop_stage(&mut self, stage: usize) {
         let components = DRAIN_STAGES.get(stage).copied().unwrap_or_default();
+        systemd::extend(stage_budget(self.parts.process.shared(), components) + OWN);
         for id in self.ids() {
             if components.contains(&id.component) {
                 self.step(id, Event::Stop);

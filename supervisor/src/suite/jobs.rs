@@ -42,6 +42,12 @@ pub(super) enum Task {
     Add,
     /// Stop and remove it.
     Remove,
+    /// Nothing: another supervisor is about to be executed.
+    HandOver,
+    /// As `Restart`, of an upgrade.
+    Roll,
+    /// The same, when it has failed; it leaves none out.
+    Back,
 }
 
 /// The slot whose turn it is.
@@ -69,8 +75,8 @@ impl Jobs {
 
     /// The next order that can begin, with those that want the same: none of its components is being changed, or waits for an earlier order.
     pub(super) fn next(&mut self) -> Option<Vec<Order>> {
-        let mut busy: BTreeSet<Component> =
-            self.running.iter().flat_map(|job| &job.orders).flat_map(|order| components(&order.change)).collect();
+        let orders = self.running.iter().flat_map(|job| &job.orders).flat_map(|order| components(&order.change));
+        let mut busy: BTreeSet<Component> = orders.chain(self.running.iter().flat_map(Job::slots).map(|slot| slot.component)).collect();
         let position = self.queued.iter().position(|order| {
             let components = components(&order.change);
             let free = components.iter().all(|component| !busy.contains(component));
@@ -103,6 +109,12 @@ impl Jobs {
         std::mem::take(&mut self.running)
     }
 
+    /// The one that waits for another supervisor, taken out.
+    pub(super) fn take_handing_over(&mut self) -> Option<Job> {
+        let position = self.running.iter().position(|job| job.task == Task::HandOver)?;
+        Some(self.running.remove(position))
+    }
+
     /// Everything that waits, taken out: it will not be done any more.
     pub(super) fn take_queued(&mut self) -> VecDeque<Order> {
         std::mem::take(&mut self.queued)
@@ -120,8 +132,7 @@ impl Jobs {
 
     /// Whether that slot is being removed.
     pub(super) fn is_removing(&self, id: SlotId) -> bool {
-        let concerns = |job: &Job| job.left.contains(&id) || job.current.is_some_and(|current| current.slot == id);
-        self.running.iter().any(|job| job.task == Task::Remove && concerns(job))
+        self.running.iter().any(|job| job.task == Task::Remove && job.slots().any(|slot| slot == id))
     }
 }
 
@@ -129,6 +140,11 @@ impl Job {
     /// Nothing done yet.
     pub(super) fn new(orders: Vec<Order>, task: Task, slots: impl IntoIterator<Item = SlotId>) -> Self {
         Self { orders, task, left: slots.into_iter().collect(), current: None, steps: Vec::new(), failed: false }
+    }
+
+    /// Those that it has still to do with.
+    fn slots(&self) -> impl Iterator<Item = SlotId> {
+        self.left.iter().copied().chain(self.current.map(|current| current.slot))
     }
 
     /// One for everybody who asked.

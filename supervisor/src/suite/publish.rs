@@ -28,7 +28,7 @@ impl Suite {
             draining,
             instances,
             listeners: self.parts.launcher.sockets().listed(),
-            build: env!("CARGO_PKG_VERSION").to_owned(),
+            build: self.build.clone(),
             ..StatusResponse::default()
         };
         let changed = self.parts.ends.snapshot.send_if_modified(|snapshot| {
@@ -64,6 +64,7 @@ impl Suite {
             let stopped_by = slot.stopped_by.clone().filter(|_| memory.stopped_by_operator);
             self.parts.state.note_slot(slot.id, SlotRecord { memory, restarts: slot.restarts, stopped_by });
         }
+        self.parts.state.note_starting(matches!(self.phase, Phase::Starting { .. }));
         self.parts.state.note_changes(self.parts.ends.desk.snapshot());
         self.parts.state.write();
     }

@@ -11,6 +11,7 @@ use super::report::{Outcome, Stopped};
 use crate::{
     child::{Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Tail, Then},
     component::SlotId,
+    watch::{Awake, Watch},
 };
 
 /// How many ends of its processes a slot remembers, for verdicts. The ledger keeps the rest.
@@ -37,6 +38,8 @@ pub(crate) struct Slot {
     pub(crate) stopped: Option<Stopped>,
     /// It is being removed: nobody is to give it new work.
     pub(crate) leaving: bool,
+    /// It was there before us, and its sockets are no longer ours.
+    pub(crate) stale: bool,
 }
 
 /// A process that runs.
@@ -53,8 +56,10 @@ pub(crate) struct Running {
     pub(crate) killed: bool,
     /// Killed because it was not ready in time.
     pub(crate) too_slow: bool,
-    /// Aborted because it proved no progress.
-    pub(crate) hung: bool,
+    /// From its first `WATCHDOG=1` on.
+    watch: Option<Watch>,
+    /// It makes no progress, and ends for it: what stands still.
+    pub(crate) hung: Option<String>,
 }
 
 /// A process that ended.
@@ -84,6 +89,7 @@ impl Slot {
             stopped_by: None,
             stopped: None,
             leaving: false,
+            stale: false,
         }
     }
 
@@ -103,10 +109,20 @@ impl Slot {
     }
 
     /// A process runs from now on.
-    pub(crate) fn run(&mut self, launched: Launched, generation: u32, tail: Tail) {
-        let since = Instant::now();
-        let running =
-            Running { launched, generation, since, tail, ready_after: None, asked: None, killed: false, too_slow: false, hung: false };
+    pub(crate) fn run(&mut self, launched: Launched, tail: Tail) {
+        let (generation, since) = (launched.generation, launched.since);
+        let running = Running {
+            launched,
+            generation,
+            since,
+            tail,
+            ready_after: None,
+            asked: None,
+            killed: false,
+            too_slow: false,
+            watch: None,
+            hung: None,
+        };
         self.processes.push(running);
     }
 
@@ -121,6 +137,7 @@ impl Slot {
         let running = position.map(|position| self.processes.remove(position));
         let exit = match &running {
             Some(running) if running.too_slow => Exit::StartTimeout,
+            Some(running) if running.hung.is_some() => Exit::Hung,
             _ => exit,
         };
         let stopped = running.as_ref().and_then(|running| {
@@ -138,6 +155,26 @@ impl Slot {
         self.last_words.clone_from(&ended.words);
         self.stopped = stopped.or(self.stopped.take());
         ended
+    }
+
+    /// It said `WATCHDOG=1`.
+    pub(crate) fn alive(&mut self, generation: u32, now: Awake) {
+        if let Some(process) = self.process_mut(generation) {
+            process.watch.get_or_insert(Watch::new(now)).alive(now);
+        }
+    }
+
+    /// It asked for more time.
+    pub(crate) fn extend(&mut self, generation: u32, now: Awake, by: Duration) {
+        if let Some(watch) = self.process_mut(generation).and_then(|process| process.watch.as_mut()) {
+            watch.extend(now, by);
+        }
+    }
+
+    /// The lead's watch. Silence means something only while it serves: before, and once it is leaving, other deadlines are for it.
+    pub(crate) fn watch(&self) -> Option<Watch> {
+        let process = self.process(self.machine.lead()).filter(|process| self.machine.is_ready() && process.hung.is_none())?;
+        process.watch
     }
 
     /// Why it is not ready, in words.
@@ -172,8 +209,8 @@ impl Slot {
     }
 
     fn outgoing_detail(&self, generation: u32) -> String {
-        let hung = self.process(generation).is_some_and(|process| process.hung);
-        if hung { "hung: made no progress".to_owned() } else { String::new() }
+        let hung = self.process(generation).and_then(|process| process.hung.as_ref());
+        hung.map(|what| format!("hung: {what}")).unwrap_or_default()
     }
 
     fn status(&self, generation: u32, state: &str, detail: String) -> (InstanceStatus, Option<Instant>) {
@@ -189,7 +226,7 @@ impl Slot {
             restarts: self.restarts,
             last_exit: self.last_exit.as_ref().map(ToString::to_string).unwrap_or_default(),
             detail,
-            build: String::new(),
+            build: process.map(|process| process.launched.build.clone()).unwrap_or_default(),
         };
         (status, process.map(|process| process.since))
     }

@@ -1,7 +1,8 @@
 //! A component that does as it is told by files: what a child of the supervisor can do, and nothing else.
 //!
-//! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `deaf` to SIGTERM, `code=CODE` after SIGTERM,
-//! `serve` answers on `http` with its name and pid.
+//! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `deaf` to SIGTERM, `hardy` against SIGABRT,
+//! `code=CODE` after SIGTERM, `serve` answers on `http` with its name and pid, `fork` starts a process in a session of its own. It beats as the chassis does;
+//! on SIGUSR1 it says that it stalls.
 //! `{dir}/{component}.check` holds what `--check` prints before it exits 78. What happens is appended to `{dir}/events`.
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process,
+    time::Duration,
 };
 
 use gatehouse_chassis::sockets::{Inherited, Listener};
@@ -22,13 +24,18 @@ use tokio::{
 
 /// Puts the scripts in place.
 pub fn install(dir: &Path) -> PathBuf {
-    let bin = dir.join("bin");
+    install_release(dir, "bin", "")
+}
+
+/// The same in another directory; what `{dir}/{component}{release}.behaviour` and `.check` say is for these.
+pub fn install_release(dir: &Path, name: &str, release: &str) -> PathBuf {
+    let bin = dir.join(name);
     fs::create_dir(&bin).unwrap();
     let test = env::current_exe().unwrap();
     for component in ["edge", "pusher", "auditor", "admin"] {
         let script = format!(
-            "#!/bin/sh\nif [ \"$1\" = --check ]; then\n  if [ -f '{dir}/{component}.check' ]; then cat '{dir}/{component}.check' >&2; exit 78; fi\n  exit 0\nfi\n\
-             export FAKE_COMPONENT={component} FAKE_DIR='{dir}'\nexec '{test}' fake::component --exact --nocapture --quiet\n",
+            "#!/bin/sh\nif [ \"$1\" = --check ]; then\n  if [ -f '{dir}/{component}{release}.check' ]; then cat '{dir}/{component}{release}.check' >&2; exit 78; fi\n  exit 0\nfi\n\
+             export FAKE_COMPONENT={component} FAKE_DIR='{dir}' FAKE_RELEASE='{release}'\nexec '{test}' fake::component --exact --nocapture --quiet\n",
             dir = dir.display(),
             test = test.display(),
         );
@@ -39,27 +46,38 @@ pub fn install(dir: &Path) -> PathBuf {
     bin
 }
 
+/// A quarter of what is expected.
+fn beat_interval() -> Duration {
+    sd_notify::watchdog_enabled().unwrap() / 4
+}
+
 /// No test but the child, when it is one.
 #[tokio::test]
 async fn component() {
     let (Ok(component), Ok(dir)) = (env::var("FAKE_COMPONENT"), env::var("FAKE_DIR")) else { return };
     let dir = PathBuf::from(dir);
     let instance = env::var("GATEWAY_INSTANCE").unwrap();
-    let say = |what: &str| {
+    let say_of = |what: &str, pid: u32| {
         let mut events = fs::OpenOptions::new().create(true).append(true).open(dir.join("events")).unwrap();
         // One write: many processes append.
-        events.write_all(format!("{what} {component}-{instance} {}\n", process::id()).as_bytes()).unwrap();
+        events.write_all(format!("{what} {component}-{instance} {pid}\n").as_bytes()).unwrap();
     };
-    let behaviour = fs::read_to_string(dir.join(format!("{component}.behaviour"))).unwrap_or_default();
+    let say = |what: &str| say_of(what, process::id());
+    let release = env::var("FAKE_RELEASE").unwrap();
+    let behaviour = fs::read_to_string(dir.join(format!("{component}{release}.behaviour"))).unwrap_or_default();
     let told = |word: &str| behaviour.split_whitespace().find_map(|told| told.strip_prefix(word)).map(ToOwned::to_owned);
     let mut term = signal(SignalKind::terminate()).unwrap();
-    say("start");
+    say(&format!("start{release}"));
     say(&format!("lent={}", env::var("LISTEN_FDNAMES").unwrap()));
     eprintln!(r#"{{"level":"INFO","message":"{component} speaks"}}"#);
     println!(r#"{{"trail":"{component}"}}"#);
     if let Some(code) = told("exit=") {
         eprintln!(r#"{{"level":"ERROR","message":"{component} cannot go on"}}"#);
         process::exit(code.parse().unwrap());
+    }
+    if told("fork").is_some() {
+        let fork = tokio::process::Command::new("setsid").args(["sleep", "600"]).stdin(process::Stdio::null()).spawn().unwrap();
+        say_of("fork", fork.id().unwrap());
     }
     let serving = async {
         match Inherited::from_env().unwrap().take("http").unwrap() {
@@ -71,6 +89,24 @@ async fn component() {
         say("ready");
         sd_notify::notify(&[NotifyState::Ready]).unwrap();
     }
+    let _ignored = told("hardy").map(|_| signal(SignalKind::from_raw(nix::libc::SIGABRT)).unwrap());
+    let mut stall = signal(SignalKind::user_defined1()).unwrap();
+    let mut beats = tokio::time::interval(beat_interval());
+    let beating = async {
+        loop {
+            tokio::select! {
+                _ = beats.tick() => {
+                    if told("silent").is_none() {
+                        // Nobody listens while there is no supervisor.
+                        let _unheard = sd_notify::notify(&[NotifyState::Watchdog, NotifyState::Ready]);
+                    }
+                }
+                _ = stall.recv() => {
+                    sd_notify::notify(&[NotifyState::Status("stalled: reader, 1.8 s"), NotifyState::WatchdogTrigger]).unwrap();
+                }
+            }
+        }
+    };
     let stopping = async {
         loop {
             term.recv().await;
@@ -82,10 +118,13 @@ async fn component() {
     };
     tokio::select! {
         () = serving => {}
+        () = beating => {}
         () = stopping => {}
     }
     say("end");
-    process::exit(told("code=").map_or(0, |code| code.parse().unwrap()));
+    let code = told("code=").map_or(0, |code| code.parse().unwrap());
+    let _unheard = sd_notify::notify(&[NotifyState::Custom(&format!("EXIT_STATUS={code}"))]);
+    process::exit(code);
 }
 
 /// One request a connection.

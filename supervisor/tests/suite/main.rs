@@ -3,14 +3,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod adopt;
 mod changes;
 mod control;
 mod drain;
 mod fake;
+mod hang;
+mod held;
+mod process;
 mod redis;
 mod refuse;
 mod restart;
 mod start;
 mod store;
 mod systemd;
+mod upgrade;
 mod world;

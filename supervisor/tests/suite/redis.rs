@@ -18,7 +18,12 @@ async fn redis_runs_first_keeps_its_password_secret_comes_back_and_ends_last() {
     let pid = instance(&before, "redis", 0).pid.unwrap();
     let command_line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
     assert!(!String::from_utf8_lossy(&command_line).contains(secret.trim()));
+    assert!(before.instances[0].build.starts_with('('), "{before:?}");
 
+    world.signal(Signal::SIGKILL);
+    world.ended().await;
+    let adopted = world.ready().await;
+    assert_eq!((instance(&adopted, "redis", 0).pid, &adopted.instances[0].build), (Some(pid), &before.instances[0].build));
     send(pid, Signal::SIGKILL);
     let after = world.until("redis is back", |status| status.ready && instance(status, "redis", 0).generation == 2).await;
     assert_eq!(instance(&after, "edge", 0).pid, instance(&before, "edge", 0).pid);

@@ -85,36 +85,6 @@ async fn sigterm_is_obeyed_during_back_off() {
     assert!(world.alive().is_empty());
 }
 
-#[tokio::test]
-async fn children_of_a_supervisor_that_was_killed_are_stopped_before_the_next_starts_any() {
-    let mut world = World::new();
-    world.ready().await;
-    let orphans = world.alive();
-    world.signal(Signal::SIGKILL);
-    assert_eq!(world.ended().await.code(), None);
-    let status = world.ready().await;
-    assert!(status.ready);
-    let alive = world.alive();
-    assert!(orphans.iter().all(|orphan| !alive.contains(orphan)), "{orphans:?} {alive:?}");
-    assert!(world.read("stderr").contains("still runs without its supervisor"));
-    assert!(world.stop().await.success());
-}
-
-#[tokio::test]
-async fn sigterm_while_the_last_supervisor_s_children_are_stopped_starts_nothing() {
-    let mut world = World::new().config("[shutdown]\ntimeout = \"5m\"");
-    world.behave("edge", "deaf");
-    world.ready().await;
-    world.signal(Signal::SIGKILL);
-    world.ended().await;
-    let starts = |world: &World| world.read("stderr").matches("component starting").count();
-    let before = starts(&world);
-    world.start();
-    world.event("term edge-0").await;
-    assert_eq!(world.stop().await.code(), Some(0));
-    assert_eq!(starts(&world), before);
-}
-
 /// A pipe that takes nothing more; its reading end is to be kept.
 fn stuck() -> (impl Sized, Stdio) {
     let (reader, mut writer) = pipe().unwrap();

@@ -1,5 +1,7 @@
 //! The start: in order, on lent sockets, and failing fast in words.
 
+use std::os::fd::AsRawFd as _;
+
 use command_fds::{CommandFdExt as _, FdMapping};
 use nix::sys::signal::Signal;
 
@@ -52,6 +54,20 @@ async fn a_socket_that_systemd_lends_is_lent_on_and_not_bound_again() {
 }
 
 #[tokio::test]
+async fn a_binary_that_is_executed_by_its_descriptor_has_its_name() {
+    let mut world = World::new();
+    let mut command = world.command();
+    let binary = std::fs::File::open(command.get_program()).unwrap();
+    let mut pinned = std::process::Command::new(format!("/proc/self/fd/{}", binary.as_raw_fd()));
+    pinned.args(command.get_args()).env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    pinned.preserved_fds(vec![binary.into()]);
+    command = pinned;
+    world.start_with(command);
+    world.until("the suite is ready", |status| status.ready).await;
+    assert_eq!(std::fs::read_to_string(format!("/proc/{}/comm", world.pid())).unwrap(), "gatehouse-super\n");
+}
+
+#[tokio::test]
 async fn stdout_of_children_passes_unchanged_and_stderr_names_its_speaker() {
     let mut world = World::new();
     world.ready().await;
@@ -79,11 +95,11 @@ async fn a_component_that_ends_before_it_is_ready_fails_the_start_with_its_words
 
 #[tokio::test]
 async fn a_component_that_is_not_ready_in_time_fails_the_start() {
-    let mut world = World::new().config("[supervisor]\nready_timeout = \"300ms\"");
+    let mut world = World::new().config("[supervisor]\nready_timeout = \"2s\"");
     world.behave("edge", "silent");
     world.start();
     assert_eq!(world.ended().await.code(), Some(75));
-    assert!(world.read("stderr").contains("edge did not start: not ready within 300ms"), "{}", world.read("stderr"));
+    assert!(world.read("stderr").contains("edge did not start: not ready within 2s"), "{}", world.read("stderr"));
 }
 
 #[tokio::test]

@@ -96,6 +96,8 @@ impl Heard {
         if line("FDSTORE=1") {
             self.store.extend(fds.into_iter().map(|fd| (name.clone(), fd)));
         } else if line("FDSTOREREMOVE=1") {
+            // It has others to serve.
+            thread::park_timeout(Duration::from_millis(50));
             self.store.remove(&name);
         }
         // That of a barrier is closed here, when all before it was heard.

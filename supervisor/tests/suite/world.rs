@@ -134,9 +134,21 @@ impl World {
     /// The same, and its verdict.
     pub async fn change(&self, change: change_request::Change) -> ChangeStatus {
         let change_id = self.begin(change).await;
-        let channel = ipc::channel(self.path("run/supervisor.sock"));
-        let verdict = SupervisorClient::new(channel).verdict(VerdictRequest { change_id, wait: true }).await;
-        verdict.unwrap_or_else(|status| panic!("{status}: {}", self.read("stderr"))).into_inner().change.unwrap()
+        self.verdict(&change_id).await
+    }
+
+    /// What comes of a change, even if one supervisor hands it to the next.
+    pub async fn verdict(&self, change_id: &str) -> ChangeStatus {
+        let begun = Instant::now();
+        loop {
+            let channel = ipc::channel(self.path("run/supervisor.sock"));
+            let request = VerdictRequest { change_id: change_id.to_owned(), wait: true };
+            match SupervisorClient::new(channel).verdict(request).await {
+                Ok(verdict) => return verdict.into_inner().change.unwrap(),
+                Err(status) => assert!(begun.elapsed() < PATIENCE, "{status}: {}", self.read("stderr")),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub async fn metrics(&self) -> String {
@@ -168,6 +180,16 @@ impl World {
 
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    /// The dumps of hung components: names and texts.
+    pub fn dumps(&self) -> Vec<(String, String)> {
+        let Ok(entries) = fs::read_dir(self.path("state/dumps")) else { return Vec::new() };
+        let read = |entry: std::io::Result<fs::DirEntry>| {
+            let path = entry.unwrap().path();
+            (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(path).unwrap())
+        };
+        entries.map(read).collect()
     }
 
     /// The supervisor's.

@@ -97,3 +97,37 @@ fn numbers_outside_their_bounds_and_values_of_the_wrong_shape_are_refused() {
         ]
     );
 }
+
+#[test]
+fn a_section_inside_a_section_is_read_by_who_owns_it_and_a_misspelled_one_is_refused_by_who_owns_the_outer() {
+    let text = "[limits]\nburst = 1\n[limits.edge]\nopen_files = 7\nmemmory = 1\n[limits.pusher]\nopen_files = 1\n[limits.egde]\n";
+    let mut reader = Reader::new(Source::of(text, &[]));
+    let mut section = reader.section("limits");
+    assert_eq!(section.key("burst").or(0), 1);
+    section.finish();
+    let mut section = reader.section("limits.edge");
+    assert_eq!(section.key("open_files").optional_within(1_u64..=9), Some(7));
+    assert_eq!(section.key("memory").optional::<u64>(), None);
+    section.finish();
+    let mut section = reader.section("limits.pusher");
+    assert_eq!(section.key("open_files").optional_within(5_u64..=9), None);
+    section.finish();
+    let found: Vec<_> = reader.into_problems().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        [
+            "gateway.toml:5: limits.edge.memmory: unknown key; did you mean `memory`?",
+            "gateway.toml:7: limits.pusher.open_files: 1 is outside 5..=9",
+            "gateway.toml:8: limits.egde: unknown key; did you mean `edge`?",
+        ]
+    );
+}
+
+#[test]
+fn a_value_where_a_section_inside_a_section_belongs_is_refused() {
+    let mut reader = Reader::new(Source::of("[limits]\nedge = 5\n", &[]));
+    reader.section("limits").finish();
+    reader.section("limits.edge").finish();
+    let found: Vec<_> = reader.into_problems().iter().map(ToString::to_string).collect();
+    assert_eq!(found, ["gateway.toml:2: limits.edge: is a section: write [limits.edge]"]);
+}

@@ -17,6 +17,8 @@ pub(crate) struct Memory {
     pub(crate) lead: u32,
     /// Whether the lead was ready.
     pub(crate) ready: bool,
+    /// Whether the lead was on its way out.
+    pub(crate) draining: bool,
     pub(crate) exits_in_a_row: u32,
     pub(crate) quarantine: Option<Quarantine>,
     pub(crate) stopped_by_operator: bool,
@@ -49,6 +51,7 @@ impl Machine {
             generations: self.generations,
             lead: self.lead,
             ready: self.is_ready(),
+            draining: matches!(self.state, State::Draining { .. }),
             exits_in_a_row: self.exits_in_a_row,
             quarantine: self.quarantine,
             stopped_by_operator: self.stopped_by_operator,
@@ -56,18 +59,24 @@ impl Machine {
         }
     }
 
-    /// Takes over the processes that a dead supervisor left, by their numbers: two at most. What was ready then is taken to be so now; its watchdog says
-    /// otherwise soon if it is not. One older than the last lead was on its way out.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the adoption of what a dead supervisor left"))]
+    /// Takes over the processes that a dead supervisor left, by their numbers: two at most; of more, [`Machine::has`] says which. What was ready then is
+    /// taken to be so now; its watchdog says otherwise soon if it is not. One older than the last lead was on its way out. Nobody is asked to stop who may
+    /// have been asked before: the second signal aborts.
     pub(crate) fn adopt(&mut self, found: &[u32], memory: &Memory, now: Instant) {
         let ready_by = Some(now + self.policy.ready_timeout);
         self.generations = found.iter().copied().fold(self.generations, u32::max);
         let lead = found.iter().copied().find(|generation| *generation == memory.lead);
         let lead = lead.or_else(|| found.iter().copied().filter(|generation| *generation > memory.lead).max());
+        let leaves = memory.draining && lead == Some(memory.lead);
+        // Another takes its place at once, if it may and there is room.
+        let is_replaced = leaves && !self.stopped_by_operator && self.policy.overlaps && found.len() == 1;
+        let lead = lead.filter(|_| !is_replaced);
         if let Some(lead) = lead {
+            let drained_by = Some(self.drained_by(now));
             self.lead = lead;
             self.state = match () {
-                () if self.stopped_by_operator => State::Draining { deadline: Some(self.drained_by(now)), then: Then::Stop },
+                () if self.stopped_by_operator => State::Draining { deadline: drained_by, then: Then::Stop },
+                () if leaves => State::Draining { deadline: drained_by, then: Then::Again },
                 () if memory.ready && lead == memory.lead => State::Ready { since: now },
                 () => State::Starting { deadline: ready_by },
             };
@@ -80,5 +89,11 @@ impl Machine {
                 Other::Outgoing { generation, deadline: Some(self.drained_by(now)) }
             }
         });
+    }
+
+    /// Whether a process of that number is the lead or the other one.
+    pub(crate) fn has(&self, generation: u32) -> bool {
+        let leads = matches!(self.state, State::Starting { .. } | State::Ready { .. } | State::Draining { .. }) && self.lead == generation;
+        leads || self.other.is_some_and(|other| other.generation() == generation)
     }
 }

@@ -323,6 +323,35 @@ fn the_next_supervisor_takes_over_what_runs_and_remembers_what_was() {
     // The state file is older than what runs.
     let next = adopt(&Memory::default(), &[7]);
     assert_eq!((next.label(), next.lead(), next.generations()), ("starting", 7, 7));
+    // A third has no place.
+    let next = adopt(&memory, &[1, 2, 3]);
+    assert_eq!([1, 2, 3].map(|generation| next.has(generation)), [true, true, false]);
+}
+
+#[test]
+fn the_next_supervisor_replaces_what_was_on_its_way_out_and_asks_nobody_twice() {
+    let now = Instant::now();
+    let adopt = |machine: &Machine, found: &[u32], policy: Policy| {
+        let mut next = Machine::new(policy, &machine.memory());
+        next.adopt(found, &machine.memory(), now);
+        next
+    };
+    // The suite drained.
+    let drains = after(&SERVES, &[(9, Retire, &[], "ready"), (9, Stop, &[Terminate(1)], "draining")]);
+    let next = adopt(&drains, &[1], policy());
+    assert!(matches!((next.label(), next.other()), ("waiting", Some(Other::Outgoing { generation: 1, .. }))) && next.has(1));
+    let (next, actions) = next.on(NeedsMet, now);
+    assert_eq!((actions, next.on(exited(1), now).0.other()), (vec![Spawn(2)], None));
+    // Nothing may run beside it.
+    let next = adopt(&drains, &[1], Policy { overlaps: false, ..policy() });
+    assert_eq!((next.label(), next.other(), next.clone().on(exited(1), now).1), ("draining", None, vec![Spawn(2)]));
+    // An operator stopped it.
+    let stops = after(&SERVES, &[(9, Stop, &[Terminate(1)], "draining")]);
+    let (next, actions) = adopt(&stops, &[1], policy()).on(Stop, now);
+    assert_eq!((next.label(), actions, next.clone().on(exited(1), now).0.label()), ("draining", vec![], "stopped"));
+    // It died meanwhile.
+    let next = adopt(&stops, &[], policy());
+    assert_eq!((next.label(), next.has(1)), ("stopped", false));
 }
 
 fn events() -> impl Strategy<Value = Event> {

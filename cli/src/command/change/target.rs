@@ -1,0 +1,103 @@
+//! Whom a change concerns, as it is typed.
+
+use std::{fmt, str::FromStr};
+
+use gatehouse_chassis::config::unknown_key;
+use gatehouse_proto::{
+    control::{COMPONENTS, MAX_INSTANCES, SCALABLE, target},
+    internal::v1,
+};
+
+/// `pusher/1`; without a number all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    component: String,
+    instance: Option<u32>,
+}
+
+/// The component of which there may be several.
+#[derive(Clone, Debug)]
+pub struct Scalable(pub String);
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (component, number) = text.split_once('/').map_or((text, None), |(component, number)| (component, Some(number)));
+        if let Some((component, number)) = dashed(text) {
+            return Err(format!("write {component}/{number}"));
+        }
+        let component = known(component)?;
+        let most = if component == SCALABLE { MAX_INSTANCES } else { 1 };
+        let instance = match number.map(str::parse::<u32>) {
+            None => None,
+            Some(Ok(instance)) if instance < most => Some(instance),
+            Some(_) if most == 1 => return Err(format!("there is one {component}, and its number is 0; write {component}")),
+            Some(_) => return Err(format!("{component}s are numbered from 0, at most to {}; see `gatehouse status`", most - 1)),
+        };
+        Ok(Self { component, instance })
+    }
+}
+
+impl FromStr for Scalable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match known(text)? {
+            component if component == SCALABLE => Ok(Self(component)),
+            component => Err(format!("there is one {component} and no more; only {SCALABLE}s can be scaled")),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&target(&self.component, self.instance))
+    }
+}
+
+impl From<Target> for v1::Target {
+    fn from(Target { component, instance }: Target) -> Self {
+        Self { component, instance }
+    }
+}
+
+fn known(name: &str) -> Result<String, String> {
+    if COMPONENTS.contains(&name) { Ok(name.to_owned()) } else { Err(unknown_key("component", name, &COMPONENTS)) }
+}
+
+/// `pusher-1`, as logs and sockets are named.
+fn dashed(text: &str) -> Option<(&str, &str)> {
+    let (component, number) = text.rsplit_once('-')?;
+    (COMPONENTS.contains(&component) && number.parse::<u32>().is_ok()).then_some((component, number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_reads_as_it_is_written() {
+        for text in ["edge", "edge/0", "pusher", "pusher/63", "redis"] {
+            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_slip_is_answered_with_what_was_meant() {
+        let cases = [
+            ("egde", "unknown component; did you mean `edge`?"),
+            ("puhser/1", "unknown component; did you mean `pusher`?"),
+            ("suite", "unknown component; known: redis, auditor, pusher, edge, admin"),
+            ("edge/1", "there is one edge, and its number is 0; write edge"),
+            ("edge/x", "there is one edge, and its number is 0; write edge"),
+            ("pusher/64", "pushers are numbered from 0, at most to 63; see `gatehouse status`"),
+            ("pusher/", "pushers are numbered from 0, at most to 63; see `gatehouse status`"),
+            ("pusher-1", "write pusher/1"),
+        ];
+        for (text, why) in cases {
+            assert_eq!(text.parse::<Target>().unwrap_err(), why);
+        }
+        assert_eq!("edge".parse::<Scalable>().unwrap_err(), "there is one edge and no more; only pushers can be scaled");
+    }
+}

@@ -1,0 +1,85 @@
+use super::*;
+use crate::child::forks;
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    process::Stdio,
+};
+
+/// A directory in which every component is that program.
+fn directory_of(program: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for component in Component::OURS {
+        fs::copy(program, dir.path().join(file_name(component))).unwrap();
+    }
+    dir
+}
+
+fn status(binaries: &Binaries, component: Component) -> Option<i32> {
+    let mut command = binaries.of(component).unwrap().command(component);
+    command.stdin(Stdio::null()).status().unwrap().code()
+}
+
+#[test]
+fn a_binary_that_is_replaced_is_not_executed_until_it_is_pinned() {
+    let _turn = forks::blocking_turn();
+    let dir = directory_of("/bin/true");
+    let binaries = Binaries::pin(dir.path()).unwrap();
+    let new = dir.path().join("new");
+    fs::copy("/bin/false", &new).unwrap();
+    fs::rename(&new, dir.path().join("gatehouse-edge")).unwrap();
+    fs::remove_file(dir.path().join("gatehouse-admin")).unwrap();
+    assert_eq!([Component::Edge, Component::Admin].map(|component| status(&binaries, component)), [Some(0); 2]);
+
+    assert!(Binaries::pin(dir.path()).unwrap_err().contains("gatehouse-admin cannot be executed: "));
+    fs::copy("/bin/true", dir.path().join("gatehouse-admin")).unwrap();
+    let again = Binaries::pin(dir.path()).unwrap();
+    assert_eq!([Component::Edge, Component::Admin].map(|component| status(&again, component)), [Some(1), Some(0)]);
+    let build = |binaries: &Binaries, component| binaries.of(component).unwrap().build.clone();
+    assert_ne!(build(&binaries, Component::Edge), build(&again, Component::Edge));
+    assert_eq!(build(&binaries, Component::Pusher), build(&again, Component::Pusher));
+}
+
+#[test]
+fn an_adopted_process_comes_back_as_the_file_that_it_executes() {
+    let _turn = forks::blocking_turn();
+    let dir = directory_of("/bin/sleep");
+    let mut binaries = Binaries::pin(dir.path()).unwrap();
+    let mut running = binaries.of(Component::Edge).unwrap().command(Component::Edge).arg("60").spawn().unwrap();
+    for component in Component::OURS {
+        let path = dir.path().join(file_name(component));
+        fs::remove_file(&path).unwrap();
+        fs::copy("/bin/false", &path).unwrap();
+    }
+    let mut next = Binaries::pin(dir.path()).unwrap();
+    next.pin_running(Component::Edge, running.id(), "0.0.9 (old)").unwrap();
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let edge = next.of(Component::Edge).unwrap();
+    assert_eq!(edge.build, "0.0.9 (old)");
+    assert_eq!(edge.command(Component::Edge).arg("0").status().unwrap().code(), Some(0), "sleep, and not false");
+    assert_eq!(status(&next, Component::Pusher), Some(1));
+    assert!(binaries.pin_running(Component::Redis, std::process::id(), "").is_err());
+}
+
+#[test]
+fn a_process_has_the_name_of_its_component() {
+    let _turn = forks::blocking_turn();
+    let dir = directory_of("/bin/cat");
+    let binaries = Binaries::pin(dir.path()).unwrap();
+    let mut command = binaries.of(Component::Pusher).unwrap().command(Component::Pusher);
+    let output = command.arg("/proc/self/cmdline").output().unwrap();
+    assert_eq!(output.stdout, b"gatehouse-pusher\0/proc/self/cmdline\0");
+}
+
+#[test]
+fn a_script_is_executed_by_its_path_and_what_is_not_executable_is_a_problem() {
+    let _turn = forks::blocking_turn();
+    let dir = directory_of("/bin/true");
+    let script = dir.path().join("gatehouse-edge");
+    fs::write(&script, "#!/bin/sh\nexit 7\n").unwrap();
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(status(&Binaries::pin(dir.path()).unwrap(), Component::Edge), Some(7));
+    fs::set_permissions(&script, Permissions::from_mode(0o644)).unwrap();
+    assert!(Binaries::pin(dir.path()).unwrap_err().contains("permission denied"));
+}

@@ -1,0 +1,105 @@
+//! The cgroup of one process.
+
+use std::{fs, io, path::PathBuf};
+
+use crate::config::Limits;
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Leaf {
+    dir: PathBuf,
+    limits_memory: bool,
+    weighs_cpu: bool,
+}
+
+impl Leaf {
+    /// Sets the limits, as far as that is `enabled`.
+    pub(super) fn new(dir: PathBuf, limits: &Limits, enabled: &[&str]) -> Self {
+        let set = |file: &str, value: String| match fs::write(dir.join(file), value) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(cgroup = %dir.display(), file, %error, "not limited as configured");
+                false
+            }
+        };
+        let memory = limits.memory.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
+        let limits_memory = enabled.contains(&"memory") && set("memory.max", memory) && set("memory.oom.group", "1".to_owned());
+        let weighs_cpu = enabled.contains(&"cpu") && set("cpu.weight", limits.cpu_weight.to_string());
+        Self { dir, limits_memory, weighs_cpu }
+    }
+
+    pub(crate) const fn limits_memory(&self) -> bool {
+        self.limits_memory
+    }
+
+    pub(crate) const fn weighs_cpu(&self) -> bool {
+        self.weighs_cpu
+    }
+
+    /// Moves the process in. What it forks is there, too.
+    pub(crate) fn enter(&self, pid: u32) -> io::Result<()> {
+        fs::write(self.dir.join("cgroup.procs"), pid.to_string())
+    }
+
+    /// SIGKILL to all that is in it.
+    pub(crate) fn kill(&self) {
+        if let Err(error) = fs::write(self.dir.join("cgroup.kill"), "1") {
+            // Before Linux 5.14 there is none; the process group is killed in any case.
+            tracing::debug!(cgroup = %self.dir.display(), %error, "not killed as a whole");
+        }
+    }
+
+    /// Whether the kernel killed in it because memory was used up.
+    pub(crate) fn has_killed_for_memory(&self) -> bool {
+        let events = fs::read_to_string(self.dir.join("memory.events")).unwrap_or_default();
+        oom_kills(&events) > 0
+    }
+
+    /// The most memory that it had at a time, page cache included; unknown before Linux 5.19.
+    pub(crate) fn peak(&self) -> Option<u64> {
+        fs::read_to_string(self.dir.join("memory.peak")).ok()?.trim().parse().ok()
+    }
+
+    /// When nothing is left in it. What was killed just now may be: then the next start removes it.
+    pub(crate) fn remove(&self) {
+        let _populated = fs::remove_dir(&self.dir);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+}
+
+fn oom_kills(events: &str) -> u64 {
+    events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's files, as plain ones: what is written where. What the kernel does with it, a machine with cgroup v2 shows.
+    #[test]
+    fn limits_and_evidence_are_where_the_kernel_has_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits { memory: Some(1 << 26), cpu_weight: 300, ..Limits::default() };
+        let leaf = Leaf::new(dir.path().to_owned(), &limits, &["memory", "cpu"]);
+        assert!(leaf.limits_memory() && leaf.weighs_cpu());
+        let read = |file: &str| fs::read_to_string(dir.path().join(file)).unwrap();
+        assert_eq!([read("memory.max"), read("memory.oom.group"), read("cpu.weight")], ["67108864", "1", "300"]);
+        assert!(!leaf.has_killed_for_memory() && leaf.peak().is_none());
+        fs::write(dir.path().join("memory.events"), "low 0\noom 1\noom_kill 2\noom_group_kill 1\n").unwrap();
+        fs::write(dir.path().join("memory.peak"), "1234\n").unwrap();
+        assert!(leaf.has_killed_for_memory());
+        assert_eq!(leaf.peak(), Some(1234));
+    }
+
+    #[test]
+    fn without_controllers_nothing_is_claimed_to_be_limited() {
+        let dir = tempfile::tempdir().unwrap();
+        let leaf = Leaf::new(dir.path().to_owned(), &Limits::default(), &[]);
+        assert!(!leaf.limits_memory() && !leaf.weighs_cpu());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,35 @@
+//! Who holds a lane, when the lane does not say it: whoever has the file open, for no one else opens one. `/proc/locks` does not know, it names the
+//! process that locked: the supervisor, which may be dead.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt as _,
+};
+
+use crate::child::process::Stat;
+
+/// A process that has a lane open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) pid: u32,
+    pub(crate) start_time: u64,
+    /// It leads its process group, as what the supervisor starts does, and what that forks does not.
+    pub(crate) leads: bool,
+}
+
+/// All but ourselves, the oldest first. Reads the descriptors of every process of our user: for what hardly ever happens.
+pub(crate) fn holders(lane: &File) -> Vec<Holder> {
+    let Ok(wanted) = lane.metadata() else { return Vec::new() };
+    let is_wanted = |path: &std::path::Path| fs::metadata(path).is_ok_and(|it| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino()));
+    let own = std::process::id();
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let holders = pids.filter(|pid| *pid != own).filter_map(|pid: u32| {
+        let mut fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+        fds.any(|fd| is_wanted(&fd.path())).then_some(())?;
+        let stat = Stat::of(pid)?;
+        Some(Holder { pid, start_time: stat.start_time, leads: stat.group == pid })
+    });
+    let mut holders: Vec<_> = holders.collect();
+    holders.sort_by_key(|holder| (holder.start_time, holder.pid));
+    holders
+}

@@ -1,0 +1,93 @@
+//! A child that lives and makes no progress is dumped, ended and replaced; one that only looks so is left alone.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::world::{World, instance, send};
+
+/// Until the beats of a component have told the supervisor to expect more of them.
+async fn beating(world: &mut World) -> gatehouse_proto::internal::v1::StatusResponse {
+    let status = world.ready().await;
+    // Its beats come four times in two seconds. What is stopped before its first is not expected to beat.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    status
+}
+
+#[tokio::test]
+async fn a_stopped_component_is_replaced_within_three_seconds_and_its_threads_are_dumped() {
+    let mut world = World::new();
+    let before = beating(&mut world).await;
+    let pid = instance(&before, "edge", 0).pid.unwrap();
+    let begun = Instant::now();
+    send(pid, Signal::SIGSTOP);
+    let after = world.until("the edge is replaced", |status| status.ready && instance(status, "edge", 0).generation == 2).await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}\n{}", world.read("stderr"));
+    assert_eq!(instance(&after, "edge", 0).restarts, 1);
+    world.until("it has ended", |status| instance(status, "edge", 0).last_exit == "hung").await;
+    for (component, number) in [("pusher", 0), ("pusher", 1), ("auditor", 0), ("admin", 0)] {
+        assert_eq!(instance(&after, component, number).pid, instance(&before, component, number).pid, "{component}");
+    }
+    let sample = "component_restarts_total{component=\"edge\",instance=\"0\",reason=\"hung\"} 1";
+    assert!(world.metrics().await.contains(sample));
+    let dumps = world.dumps();
+    let [(name, dump)] = dumps.as_slice() else { panic!("{dumps:?}") };
+    assert!(name.ends_with("Z-edge.g1.txt"), "{name}");
+    assert!(dump.contains(&format!("process: {pid}\n")) && dump.contains("why:     silent for 2."), "{dump}");
+    // Both threads of the fake: libtest's main thread, and the test's own.
+    assert!(dump.contains("2 threads") && dump.contains("T (stopped)") && dump.contains(" fake::component "), "{dump}");
+    assert!(dump.contains("fake::component::") || dump.contains("no stacks: "), "{dump}");
+    assert!(world.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_component_that_says_what_stalls_is_replaced_at_once() {
+    let mut world = World::new();
+    let before = world.ready().await;
+    let begun = Instant::now();
+    send(instance(&before, "pusher", 1).pid.unwrap(), Signal::SIGUSR1);
+    let after = world.until("the pusher is replaced", |status| status.ready && instance(status, "pusher", 1).generation == 2).await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(instance(&after, "pusher", 0).pid, instance(&before, "pusher", 0).pid);
+    world.until("it has ended", |status| instance(status, "pusher", 1).last_exit == "hung").await;
+    assert!(world.read("stderr").contains("component hung: stalled: reader, 1.8 s"), "{}", world.read("stderr"));
+    let dumps = world.dumps();
+    assert!(dumps[0].0.ends_with("Z-pusher-1.g1.txt") && dumps[0].1.contains("why:     stalled: reader, 1.8 s\n"), "{dumps:?}");
+}
+
+#[tokio::test]
+async fn a_hung_component_that_does_not_abort_is_killed() {
+    let mut world = World::new();
+    world.behave("admin", "hardy");
+    let before = world.ready().await;
+    world.behave("admin", "");
+    send(instance(&before, "admin", 0).pid.unwrap(), Signal::SIGUSR1);
+    world.until("the admin is replaced", |status| status.ready && instance(status, "admin", 0).generation == 2).await;
+    // Another serves; meanwhile the status shows the old one and why it goes.
+    let outgoing = |status: &gatehouse_proto::internal::v1::StatusResponse| {
+        status.instances.iter().any(|found| found.generation == 1 && found.detail == "hung: stalled: reader, 1.8 s")
+    };
+    world.until("the old one is shown", outgoing).await;
+    world.until("it has ended", |status| instance(status, "admin", 0).last_exit == "hung").await;
+    assert!(world.read("stderr").contains("component killed"), "{}", world.read("stderr"));
+}
+
+#[tokio::test]
+async fn a_supervisor_that_was_stopped_itself_blames_no_child() {
+    let mut world = World::new();
+    let before = beating(&mut world).await;
+    world.signal(Signal::SIGSTOP);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    world.signal(Signal::SIGCONT);
+    // Long enough to have judged a few times.
+    for _ in 0..20 {
+        let status = world.until("it answers", |_| true).await;
+        assert!(status.instances.iter().all(|instance| instance.generation == 1), "{}", world.read("stderr"));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // It can still tell.
+    send(instance(&before, "edge", 0).pid.unwrap(), Signal::SIGSTOP);
+    world.until("the edge is replaced", |status| status.ready && instance(status, "edge", 0).generation == 2).await;
+    assert!(world.stop().await.success());
+}

@@ -1,0 +1,222 @@
+//! A new supervisor in the place of the old one, and its components after it; or everything as it was, and why.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use gatehouse_proto::internal::v1::{ChangeStatus, StatusResponse, Target, Upgrade, change_request::Change};
+
+use crate::{fake, world::World};
+
+const SUPERVISOR: &str = env!("CARGO_BIN_EXE_gatehouse-supervisor");
+const OURS: [&str; 5] = ["auditor-0", "pusher-0", "pusher-1", "edge-0", "admin-0"];
+
+/// Another release, in a directory of its own; its supervisor is the real one.
+fn release(world: &World) -> PathBuf {
+    let directory = fake::install_release(world.dir.path(), "next", "-next");
+    fs::copy(SUPERVISOR, directory.join("gatehouse-supervisor")).unwrap();
+    directory
+}
+
+/// Its supervisor is that script, and passes the check.
+fn with_supervisor(directory: &Path, script: &str) {
+    let path = directory.join("gatehouse-supervisor");
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, format!("#!/bin/sh\n[ \"$1\" = --check ] && exit 0\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+async fn begin(world: &World, directory: &Path) -> String {
+    world.begin(Change::Upgrade(Upgrade { directory: directory.to_str().unwrap().to_owned() })).await
+}
+
+async fn upgrade(world: &World, directory: &Path) -> ChangeStatus {
+    let id = begin(world, directory).await;
+    world.verdict(&id).await
+}
+
+fn processes(status: &StatusResponse) -> Vec<(String, u32, u32, Option<u32>)> {
+    status.instances.iter().map(|of| (of.component.clone(), of.instance, of.generation, of.pid)).collect()
+}
+
+/// What was started last for that slot: `start` or `start-next`.
+fn last_start(world: &World, slot: &str) -> String {
+    let events = world.events();
+    let mut starts = events.iter().filter_map(|event| event.strip_suffix(slot).filter(|what| what.starts_with("start")));
+    starts.next_back().unwrap().trim().to_owned()
+}
+
+/// Asks again and again until it is told to stop; how many answers there were. A refused or broken connection is a panic.
+fn ask_on(address: &str) -> impl FnOnce() -> u32 + use<> {
+    let (address, over) = (address.to_owned(), Arc::new(AtomicBool::new(false)));
+    let asking = thread::spawn({
+        let over = Arc::clone(&over);
+        move || {
+            let mut answers = 0;
+            while !over.load(Ordering::Relaxed) {
+                let mut stream = TcpStream::connect(&address).unwrap();
+                stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).unwrap();
+                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                answers += 1;
+            }
+            answers
+        }
+    });
+    move || {
+        over.store(true, Ordering::Relaxed);
+        asking.join().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_new_supervisor_takes_the_same_process_and_then_each_component_is_replaced() {
+    let mut world = World::new();
+    let next = release(&world);
+    for edge in ["edge", "edge-next"] {
+        world.behave(edge, "serve");
+    }
+    let before = world.ready().await;
+    let answers = ask_on(&before.listeners[0].address);
+    let verdict = upgrade(&world, &next).await;
+    assert_eq!(verdict.state, "done", "{verdict:?}\n{}", world.read("stderr"));
+    assert!(verdict.verdict.starts_with("the supervisor and 5 processes run 0.1.0 ("), "{}", verdict.verdict);
+    assert_eq!((verdict.reason.as_str(), verdict.steps.len()), ("as tested", 5));
+    let order: Vec<_> = verdict.steps.iter().map(|step| format!("{}-{}", step.component, step.instance)).collect();
+    assert_eq!(order, OURS);
+    let after = world.until("all serve", |status| status.ready && status.instances.len() == 5).await;
+    assert_eq!((after.pid, after.pid), (before.pid, world.pid()));
+    assert_eq!(after.listeners, before.listeners);
+    for (before, after) in before.instances.iter().zip(&after.instances) {
+        assert_eq!((&after.component, after.instance, after.generation), (&before.component, before.instance, before.generation + 1));
+    }
+    assert!(OURS.iter().all(|slot| last_start(&world, slot) == "start-next"), "{:?}", world.events());
+    assert!(answers() > 0);
+    // From now on these are what is started, and the supervisor is one like any other.
+    let restarted = world.change(Change::Restart(Target { component: "admin".into(), instance: None })).await;
+    assert_eq!((restarted.state.as_str(), last_start(&world, "admin-0").as_str()), ("done", "start-next"));
+    let again = upgrade(&world, &next).await;
+    assert_eq!(again.state, "done", "{again:?}");
+    assert!(world.stop().await.success());
+    assert!(world.alive().is_empty());
+}
+
+#[tokio::test]
+async fn a_component_that_does_not_start_takes_everything_back_to_what_it_was() {
+    let mut world = World::new();
+    let next = release(&world);
+    world.behave("edge", "serve");
+    world.behave("edge-next", "exit=1");
+    let before = world.ready().await;
+    let answers = ask_on(&before.listeners[0].address);
+    let verdict = upgrade(&world, &next).await;
+    assert_eq!(verdict.state, "failed", "{verdict:?}");
+    assert!(verdict.verdict.contains("edge: generation 2 ended before it was ready, status 1: edge cannot go on"), "{}", verdict.verdict);
+    assert!(verdict.verdict.ends_with("; rolled back"), "{}", verdict.verdict);
+    let after = world.until("all serve", |status| status.ready && status.instances.len() == 5).await;
+    assert_eq!((after.pid, &after.build, &after.listeners), (before.pid, &before.build, &before.listeners));
+    let own = fs::read_link(format!("/proc/{}/exe", world.pid())).unwrap();
+    assert_eq!(own, Path::new(SUPERVISOR), "the supervisor from before runs again");
+    let of = |status: &StatusResponse, component: &str| {
+        let mut processes = processes(status);
+        processes.retain(|process| process.0 == component);
+        processes
+    };
+    assert_eq!(of(&after, "edge"), of(&before, "edge"), "what could not be replaced was not touched");
+    assert_eq!(of(&after, "admin"), of(&before, "admin"), "nor was what was never tried");
+    assert!(["auditor-0", "pusher-0", "pusher-1"].iter().all(|slot| last_start(&world, slot) == "start"), "{:?}", world.events());
+    assert_eq!(world.events().iter().filter(|event| event.starts_with("start-next")).count(), 4);
+    assert!(answers() > 0);
+    let restarted = world.change(Change::Restart(Target { component: "edge".into(), instance: None })).await;
+    assert_eq!((restarted.state.as_str(), last_start(&world, "edge-0").as_str()), ("done", "start"));
+    assert!(world.stop().await.success());
+}
+
+#[tokio::test]
+async fn what_does_not_pass_its_check_is_not_even_tried() {
+    let mut world = World::new();
+    let next = release(&world);
+    fs::write(world.path("pusher-next.check"), "gatehouse-pusher: push.colour: no such key\n").unwrap();
+    let before = world.ready().await;
+    let verdict = upgrade(&world, &next).await;
+    assert_eq!(verdict.state, "failed");
+    assert!(verdict.verdict.contains("push.colour: no such key"), "{}", verdict.verdict);
+    let nowhere = upgrade(&world, &world.path("nowhere")).await;
+    assert!(nowhere.state == "failed" && nowhere.verdict.contains("nowhere/gatehouse-supervisor cannot be executed"), "{nowhere:?}");
+    fs::remove_file(world.path("pusher-next.check")).unwrap();
+    fs::remove_file(next.join("gatehouse-edge")).unwrap();
+    let incomplete = upgrade(&world, &next).await;
+    assert!(incomplete.state == "failed" && incomplete.verdict.contains("gatehouse-edge cannot be executed"), "{incomplete:?}");
+    let after = world.status().await.unwrap();
+    assert_eq!((processes(&after), after.pid), (processes(&before), before.pid));
+    assert!(world.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_new_supervisor_that_cannot_start_gives_the_place_back() {
+    let mut world = World::new();
+    let next = release(&world);
+    // It vanishes between the check and the start.
+    with_supervisor(&next, &format!("rm '{}/gatehouse-edge'\nexec '{SUPERVISOR}' \"$@\"", next.display()));
+    let before = world.ready().await;
+    let verdict = upgrade(&world, &next).await;
+    assert_eq!(verdict.state, "failed", "{verdict:?}");
+    assert!(verdict.verdict.starts_with("the new supervisor could not start: "), "{}", verdict.verdict);
+    let after = world.until("it is there again", |status| status.ready).await;
+    assert_eq!((processes(&after), after.pid, after.listeners), (processes(&before), before.pid, before.listeners));
+    assert!(world.stop().await.success());
+    assert!(world.alive().is_empty());
+}
+
+#[tokio::test]
+async fn a_new_supervisor_that_dies_at_once_costs_nothing_but_the_verdict() {
+    let mut world = World::new();
+    let next = release(&world);
+    with_supervisor(&next, "exit 1");
+    let before = world.ready().await;
+    let id = begin(&world, &next).await;
+    assert_eq!(world.ended().await.code(), Some(1));
+    let after = world.ready().await;
+    assert_eq!(processes(&after), processes(&before));
+    let verdict = world.verdict(&id).await;
+    assert_eq!(verdict.state, "failed");
+    assert!(verdict.verdict.starts_with("the supervisor ended in the middle"), "{}", verdict.verdict);
+    assert!(world.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_suite_that_drains_in_the_middle_of_an_upgrade_drains() {
+    let mut world = World::new();
+    let next = release(&world);
+    world.behave("pusher-next", "silent");
+    world.ready().await;
+    begin(&world, &next).await;
+    world.event("start-next pusher-0").await;
+    assert!(world.stop().await.success(), "{}", world.read("stderr"));
+    assert!(world.alive().is_empty());
+    let status = world.ready().await;
+    assert!(status.changes.is_empty(), "and nothing of it is left");
+    assert!(world.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_signal_to_a_supervisor_that_is_not_quite_there_waits_for_it() {
+    let mut world = World::new();
+    let next = release(&world);
+    // As the shell has it: whatever is not held back ends it.
+    with_supervisor(&next, &format!("kill -TERM $$\nexec '{SUPERVISOR}' \"$@\""));
+    world.ready().await;
+    begin(&world, &next).await;
+    assert!(world.ended().await.success(), "{}", world.read("stderr"));
+    assert!(world.alive().is_empty(), "it has drained");
+}
