@@ -31,6 +31,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_transport(false)
         // An older process answers UNIMPLEMENTED to what a newer one asks; a service that leaves a method out does the same.
         .generate_default_stubs(true)
+        // A line of the exit ledger is this message as JSON; what an older or a newer supervisor wrote is read with defaults.
+        .type_attribute("gateway.internal.v1.ExitRecord", "#[derive(serde::Serialize, serde::Deserialize)]")
+        .type_attribute("gateway.internal.v1.ExitRecord", "#[serde(default)]")
+        .type_attribute("gateway.internal.v1.ChangeStatus", "#[derive(serde::Serialize)]")
+        .type_attribute("gateway.internal.v1.Step", "#[derive(serde::Serialize)]")
         .compile_fds(descriptors)?;
 
     // Event streams once more with encoded bytes in place of messages: an event is encoded once for all streams.

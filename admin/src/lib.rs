@@ -28,6 +28,7 @@ use gatehouse_chassis::{
     audit::Recorder,
     config::{self, Reader},
     ipc,
+    members::Members,
     redis::Redis,
 };
 use gatehouse_migrations::{Database, Owner};
@@ -62,10 +63,10 @@ pub async fn serve(process: Process, _: Config) -> anyhow::Result<()> {
         trail: AuditTrailClient::new(ipc::channel(shared.local_socket("auditor", 0))),
         supervisor: SupervisorClient::new(ipc::channel(shared.local_socket("supervisor", 0))),
     };
-    let scraper = Scraper::new(&process);
+    let scraper = Scraper::new(&process, Members::follow(&process).await);
     let router = http::router(&process, operations.clone(), scraper, tokens);
 
-    process.serve_local(|routes| routes.add_service(AdminServer::new(Service(operations))))?;
+    process.serve_local_until_drain(|routes| routes.add_service(AdminServer::new(Service(operations))))?;
     if let Some(listener) = process.listener("admin")? {
         process.serve("admin", listener, router);
     }

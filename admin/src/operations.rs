@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use gatehouse_chassis::audit::{Recorder, record};
+use gatehouse_chassis::{
+    audit::{Recorder, record},
+    ipc::Channel,
+};
 use gatehouse_proto::{
     internal::v1::{
         AuditRecord, CreateSessionRequest, ListAuditRequest, ListAuditResponse, StatusRequest, StatusResponse, VerifyAuditRequest,
@@ -12,7 +15,7 @@ use gatehouse_proto::{
     limits::MAX_ID_BYTES,
     session::SessionSnapshot,
 };
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 use uuid::Uuid;
 
 use crate::{

@@ -1,19 +1,25 @@
 //! One scrape for the whole suite: asks every process for its metrics at once, each within a second.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::future::join_all;
-use gatehouse_chassis::{Process, ipc, metrics::Metrics};
+use gatehouse_chassis::{
+    Process,
+    config::Shared,
+    ipc::{self, Channel},
+    members::{Member, Members},
+    metrics::Metrics,
+};
 use gatehouse_proto::internal::v1::{MetricsRequest, process_client::ProcessClient};
 use prometheus::IntCounterVec;
 use tokio::time::timeout;
-use tonic::transport::Channel;
 
 use crate::exposition;
 
@@ -29,7 +35,9 @@ pub struct Scraper {
 #[derive(Debug)]
 struct Inner {
     own: Metrics,
-    targets: Vec<Target>,
+    shared: Arc<Shared>,
+    members: Members,
+    targets: Mutex<BTreeMap<Member, Arc<Target>>>,
     failures: IntCounterVec,
 }
 
@@ -41,25 +49,39 @@ struct Target {
 }
 
 impl Scraper {
-    /// Every process of the suite, as configured.
+    /// Every process of the suite.
     #[must_use]
-    pub fn new(process: &Process) -> Self {
-        let shared = process.shared();
-        let processes = ["supervisor", "edge", "pusher", "auditor"].into_iter();
-        let processes = processes.flat_map(|component| (0..shared.instances(component)).map(move |instance| (component, instance)));
-        let target = |(component, instance)| Target {
-            name: format!("{component}-{instance}"),
-            client: ProcessClient::new(ipc::channel(shared.local_socket(component, instance))),
-            silent: AtomicBool::new(false),
-        };
+    pub fn new(process: &Process, members: Members) -> Self {
         let failures =
             process.metrics().counters("scrape_failures_total", "Processes that did not answer when asked for their metrics.", &["target"]);
-        Self { inner: Arc::new(Inner { own: process.metrics().clone(), targets: processes.map(target).collect(), failures }) }
+        let (own, shared) = (process.metrics().clone(), Arc::clone(process.shared()));
+        Self { inner: Arc::new(Inner { own, shared, members, targets: Mutex::default(), failures }) }
+    }
+
+    /// Whom to ask now. Each has one connection, so that of two generations one answers.
+    fn targets(&self) -> Vec<Arc<Target>> {
+        let Inner { shared, members, targets, .. } = &*self.inner;
+        let supervisor = Member { component: "supervisor".to_owned(), instance: 0 };
+        // This process answers for itself.
+        let wanted: Vec<_> = members.all().into_iter().filter(|member| member.component != "admin").chain([supervisor]).collect();
+        let mut targets = targets.lock().unwrap_or_else(PoisonError::into_inner);
+        targets.retain(|member, _| wanted.contains(member));
+        let target = |member: Member| {
+            let Member { component, instance } = &member;
+            let target = || Target {
+                name: format!("{component}-{instance}"),
+                client: ProcessClient::new(ipc::channel(shared.local_socket(component, *instance))),
+                silent: AtomicBool::new(false),
+            };
+            Arc::clone(targets.entry(member.clone()).or_insert_with(|| Arc::new(target())))
+        };
+        wanted.into_iter().map(target).collect()
     }
 
     /// The metrics of all that answer, in the Prometheus text format.
     pub async fn scrape(&self) -> String {
-        let asked = self.inner.targets.iter().map(|target| self.ask(target));
+        let targets = self.targets();
+        let asked = targets.iter().map(|target| self.ask(target));
         let mut texts: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
         texts.push(self.inner.own.text());
         exposition::join(&texts)

@@ -32,14 +32,28 @@ pub struct Appended {
 }
 
 impl<L: Ledger> Chain<L> {
-    /// Becomes the writer and finds out where the chain ends.
+    /// Becomes the writer and finds out where the chain ends; while another one is the writer, says so.
     pub async fn open(database: &Database) -> Result<Self, LedgerError> {
+        Self::become_writer(database, false).await
+    }
+
+    /// The same, but waits some seconds for the other one's end.
+    pub async fn stand_by(database: &Database) -> Result<Self, LedgerError> {
+        Self::become_writer(database, true).await
+    }
+
+    async fn become_writer(database: &Database, wait: bool) -> Result<Self, LedgerError> {
         let open = async {
-            let mut ledger = L::open(database).await?;
+            let mut ledger = L::open(database, wait).await?;
             let head = stored_head(&mut ledger).await?;
             Ok(Self { ledger, head })
         };
         tokio::time::timeout(APPEND, open).await.unwrap_or(Err(LedgerError::Timeout))
+    }
+
+    /// Is the writer no more.
+    pub async fn close(self) {
+        self.ledger.close().await;
     }
 
     /// Where it ends.

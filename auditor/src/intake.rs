@@ -4,8 +4,9 @@
 //! not end well costs the connection, and whoever begins anew reads its own pending entries first. An entry stays in the stream until
 //! [`Intake::settle`], so nothing depends on this process living on.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
+use futures_util::{FutureExt as _, future::FusedFuture};
 use gatehouse_chassis::redis::{Entry, MultiplexedConnection, Redis, RedisError, Value, cmd, pipe, read_entries};
 use gatehouse_proto::ids::StreamId;
 use tokio::time::{Instant, timeout};
@@ -16,17 +17,26 @@ pub const GROUP: &str = "auditor";
 pub const CONSUMER: &str = "auditor-0";
 /// Entries a read. Each holds one producer's group commit, up to a few hundred records.
 const COUNT: usize = 200;
-/// How long a read waits for entries, and how soon a drain is noticed.
+/// How long a read waits for entries.
 const BLOCK_MS: u64 = 500;
+/// Between attempts to end one early: it may not have arrived yet.
+const AGAIN: Duration = Duration::from_millis(5);
 /// How often pending entries are looked for while reads go well: one may have been delivered to a connection that was lost with the answer under way.
 const RECHECK: Duration = Duration::from_secs(15);
+
+/// A connection and what the server calls it, unless it does not say.
+#[derive(Debug)]
+struct Reading {
+    connection: MultiplexedConnection,
+    id: Option<i64>,
+}
 
 /// See the module's head.
 #[derive(Debug)]
 pub struct Intake {
     redis: Redis,
     stream: String,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Reading>,
     /// Pending entries are read after this one; `None` once there are no more.
     pending: Option<StreamId>,
     recheck_at: Instant,
@@ -50,20 +60,22 @@ impl Intake {
         self.pending = Some(StreamId::ZERO);
     }
 
-    /// The next entries, oldest first: pending ones, then new ones. Empty when there are none; with `wait`, after half a second of silence.
-    pub async fn read(&mut self, wait: bool) -> Result<Vec<Entry>, RedisError> {
+    /// The next entries, oldest first: pending ones, then new ones. Empty when there are none; with `wait`, after half a second of silence, or once `enough`
+    /// resolves.
+    pub async fn read(&mut self, wait: bool, enough: impl Future<Output = ()>) -> Result<Vec<Entry>, RedisError> {
+        let mut enough = pin!(enough.fuse());
         if self.pending.is_none() && Instant::now() >= self.recheck_at {
             self.rewind();
         }
         loop {
-            let mut connection = match self.connection.take() {
+            let mut reading = match self.connection.take() {
                 Some(connection) => connection,
                 None => self.connect().await?,
             };
-            let read = self.read_on(&mut connection, wait).await;
+            let read = self.read_on(&mut reading, wait, enough.as_mut()).await;
             match read {
                 Ok(entries) => {
-                    self.connection = Some(connection);
+                    self.connection = Some(reading);
                     match (&mut self.pending, entries.last()) {
                         (None, _) => return Ok(entries),
                         (Some(after), Some(last)) => {
@@ -85,7 +97,12 @@ impl Intake {
         }
     }
 
-    async fn read_on(&self, connection: &mut MultiplexedConnection, wait: bool) -> Result<Vec<Entry>, RedisError> {
+    async fn read_on(
+        &self,
+        reading: &mut Reading,
+        wait: bool,
+        enough: impl FusedFuture<Output = ()> + Unpin,
+    ) -> Result<Vec<Entry>, RedisError> {
         let mut read = cmd("XREADGROUP");
         read.arg("GROUP").arg(GROUP).arg(CONSUMER).arg("COUNT").arg(COUNT);
         if wait && self.pending.is_none() {
@@ -94,8 +111,24 @@ impl Intake {
         let from = self.pending.map_or_else(|| ">".to_owned(), |after| after.to_string());
         read.arg("STREAMS").arg(&self.stream).arg(from);
         let bound = Duration::from_millis(BLOCK_MS) + self.redis.config().command_timeout;
-        let answer = timeout(bound, read.query_async::<Value>(connection)).await.map_err(|_| RedisError::Timeout(bound))??;
+        let mut answer = pin!(timeout(bound, read.query_async::<Value>(&mut reading.connection)));
+        let answer = tokio::select! {
+            biased;
+            answer = answer.as_mut() => answer,
+            // Given up, it might take entries with it; ended by the server, it takes none.
+            () = self.end_when(reading.id, enough) => answer.await,
+        };
+        let answer = answer.map_err(|_| RedisError::Timeout(bound))??;
         read_entries(answer).ok_or(RedisError::Unexpected("XREADGROUP"))
+    }
+
+    /// Waits for `enough`, then ends that connection's blocking read. Resolves when there was one.
+    async fn end_when(&self, id: Option<i64>, enough: impl FusedFuture<Output = ()> + Unpin) {
+        let Some(id) = id.filter(|_| !enough.is_terminated()) else { return std::future::pending().await };
+        enough.await;
+        while !matches!(self.redis.run::<i64>(cmd("CLIENT").arg("UNBLOCK").arg(id)).await, Ok(1)) {
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     /// The longest that any call here may take: every wait has a bound, and this is their sum, rounded up.
@@ -121,7 +154,7 @@ impl Intake {
         self.redis.run_all(&settle).await
     }
 
-    async fn connect(&mut self) -> Result<MultiplexedConnection, RedisError> {
+    async fn connect(&mut self) -> Result<Reading, RedisError> {
         let mut connection = self.redis.dedicated().await?;
         let bound = self.redis.config().command_timeout;
         let mut create = cmd("XGROUP");
@@ -131,7 +164,9 @@ impl Intake {
             Err(error) if error.code() != Some("BUSYGROUP") => return Err(error),
             _ => {}
         }
+        let mut ask = cmd("CLIENT");
+        let asked = timeout(bound, ask.arg("ID").query_async::<i64>(&mut connection)).await.map_err(|_| RedisError::Timeout(bound))?;
         self.rewind();
-        Ok(connection)
+        Ok(Reading { connection, id: asked.ok() })
     }
 }

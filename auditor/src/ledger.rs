@@ -50,8 +50,8 @@ pub struct Position<'a> {
 
 /// One database as the chain needs it, in the order in which it is called.
 pub trait Ledger: Sized + Send + 'static {
-    /// Connects and becomes the only writer, or says that somebody else is.
-    fn open(database: &Database) -> impl Future<Output = Result<Self, LedgerError>> + Send;
+    /// Connects and becomes the only writer, or says that somebody else is; with `wait`, after some seconds in which that one did not let go.
+    fn open(database: &Database, wait: bool) -> impl Future<Output = Result<Self, LedgerError>> + Send;
     /// Where the chain ends.
     fn head(&mut self) -> impl Future<Output = Result<(i64, Vec<u8>), LedgerError>> + Send;
     /// Opens the transaction.
@@ -64,6 +64,8 @@ pub trait Ledger: Sized + Send + 'static {
     fn advance(&mut self, from: Head, to: Head, position: Position<'_>) -> impl Future<Output = sqlx::Result<bool>> + Send;
     /// Makes it last.
     fn commit(&mut self) -> impl Future<Output = sqlx::Result<()>> + Send;
+    /// Lets the next writer write.
+    fn close(self) -> impl Future<Output = ()> + Send;
 }
 
 const HEAD: &str = "SELECT seq, hash FROM audit_head WHERE one = 1";

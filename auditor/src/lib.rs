@@ -50,7 +50,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let intake = Intake::new(redis.clone(), redis.key(audit::STREAM));
     let output = Output::open(&process, tokio::io::stdout(), metrics.lines_skipped.clone());
 
-    process.serve_local(|routes| routes.add_service(AuditTrailServer::new(trail)))?;
+    process.serve_local_until_drain(|routes| routes.add_service(AuditTrailServer::new(trail)))?;
 
     process.spawn("lag", lag::watch(process.shutdown().clone(), redis.clone(), redis.key(audit::STREAM), metrics.clone()));
     let scribe = Scribe { process: process.clone(), database, intake, output, metrics, batch: config.batch };

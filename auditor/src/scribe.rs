@@ -21,8 +21,6 @@ use crate::{
     output::Output,
 };
 
-/// How often a successor asks whether its predecessor has let go.
-const STANDBY: Duration = Duration::from_millis(200);
 /// How often the database is asked for while there is nothing to write: it may go away in silence.
 const CHECK: Duration = Duration::from_secs(2);
 
@@ -104,7 +102,6 @@ impl Scribe {
                     if !std::mem::replace(&mut course.standing_by, true) {
                         tracing::info!(database = %self.database, "another auditor is writing; standing by");
                     }
-                    pulse.during(patience, self.pause(STANDBY)).await;
                 }
                 // What is left stays in the stream for the next start.
                 Err(Interrupted::Redis(error)) if draining => {
@@ -118,20 +115,25 @@ impl Scribe {
                 }
             }
         }
+        // The successor waits for nobody who reads our lines.
+        if let Some(Open { chain, .. }) = course.open {
+            pulse.during(patience, chain.close()).await;
+        }
         pulse.during(patience, self.output.finish()).await;
     }
 
     /// One read and what comes of it; the last entry of it, if it brought any.
     async fn turn<L: Ledger>(&mut self, course: &mut Course<L>, draining: bool) -> Result<Option<StreamId>, Interrupted> {
         if course.open.is_none() {
-            let chain = Chain::<L>::open(&self.database).await?;
+            let chain = self.become_writer(course.standing_by && !draining).await?;
             self.metrics.head.set(chain.head().seq);
             tracing::info!(database = %self.database, audit.seq = chain.head().seq, "writing the trail");
             course.standing_by = false;
             course.open = Some(Open { chain, idle: Gauged::new(&self.metrics.idle) });
             course.pulse.beat();
         }
-        let entries = self.intake.read(!draining).await?;
+        let shutdown = self.process.shutdown().clone();
+        let entries = self.intake.read(!draining, shutdown.draining()).await?;
         course.pulse.beat();
         if entries.is_empty() && course.checked.elapsed() >= CHECK {
             self.check(course).await?;
@@ -141,6 +143,17 @@ impl Scribe {
             course.pulse.beat();
         }
         Ok(entries.last().map(|entry| entry.id))
+    }
+
+    /// Whoever stands by takes over the moment that the writer lets go, but not in its own drain.
+    async fn become_writer<L: Ledger>(&self, standing_by: bool) -> Result<Chain<L>, LedgerError> {
+        if !standing_by {
+            return Chain::open(&self.database).await;
+        }
+        tokio::select! {
+            chain = Chain::stand_by(&self.database) => chain,
+            () = self.process.shutdown().draining() => Err(LedgerError::Held),
+        }
     }
 
     async fn write<L: Ledger>(&mut self, course: &mut Course<L>, batch: Batch) -> Result<(), Interrupted> {

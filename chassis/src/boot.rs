@@ -24,7 +24,6 @@ use crate::{
     config::{Config, Problem, Reader, Shared, Source},
     exit,
     notify::Notifier,
-    outlet::Outlet,
     sockets::{self, Inherited},
     telemetry,
 };
@@ -70,7 +69,7 @@ impl<C: Config> Boot<C> {
         Self { name, single_threaded: false, migrate: None, preflight: None, budget: None }
     }
 
-    /// Runs everything on the main thread, which then lives as long as the process, and waits for nobody who reads its log.
+    /// Runs everything on the main thread, which then lives as long as the process.
     #[must_use]
     pub const fn single_threaded(mut self) -> Self {
         self.single_threaded = true;
@@ -129,7 +128,7 @@ impl<C: Config> Boot<C> {
             return ExitCode::from(exit::OK);
         }
         let instance = env::var("GATEWAY_INSTANCE").ok().and_then(|number| number.parse().ok()).unwrap_or(0);
-        let telemetry = telemetry::init(self.name, instance, shared.log, &shared.sentry, self.single_threaded.then(Outlet::stderr));
+        let telemetry = telemetry::init(self.name, instance, shared.log, &shared.sentry);
         let code = match self.runtime() {
             Ok(runtime) => {
                 let code = runtime.block_on(async {

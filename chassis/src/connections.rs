@@ -1,59 +1,51 @@
 //! Serves a router on a listener: HTTP/1.1 and HTTP/2, plain or gRPC, with limits, and a drain that ends.
 //!
-//! Our own loop, because tonic's has no drain deadline, hyper's graceful shutdown may wait for ever, and neither counts what it refuses.
+//! Our own loop, because tonic's has no drain deadline, hyper's graceful shutdown closes idle connections under the requests that are on their way and may
+//! wait for ever, and neither counts what it refuses.
+
+mod caller;
+mod farewell;
+mod lent;
 
 use std::{
     future::poll_fn,
     io,
-    net::SocketAddr,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, body::Body};
+use http::{HeaderValue, Request, Response, header};
+use http_body::{Frame, SizeHint};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
-    service::TowerToHyperService,
 };
 use prometheus::{IntCounterVec, IntGauge};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream},
     sync::Semaphore,
     time::{sleep, timeout},
 };
 use tower::ServiceExt as _;
 
 use crate::{Shutdown, metrics::Metrics, sockets::Listener, watchdog::Pulse};
+use caller::{Caller, accept};
+pub use caller::{Credentials, Peer};
+pub use farewell::{Farewell, Notice};
+use farewell::{Open, Traffic};
+use lent::{Lent, Stream, linger};
 
 /// The longest that a client may take over its first byte, and over a request's head (HTTP/1).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection that was accepted as the drain began is given for the request that is on its way.
-const LATE: Duration = Duration::from_millis(200);
 /// The largest list of headers (HTTP/2), and the read buffer that bounds a head (HTTP/1).
 const MAX_HEADER_BYTES: u32 = 64 << 10;
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 1000;
 /// The same on a local socket, where one connection of the edge carries the event streams of all its clients.
 const MAX_LOCAL_STREAMS: u32 = 1 << 20;
-
-/// Who is at the other end; an extension of every request. `None` on local sockets.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub Option<SocketAddr>);
-
-/// Who is at the other end of a local socket, as the kernel saw them when they connected (`SO_PEERCRED`, unix(7)); an extension of every request that came
-/// by one. A process that hands its connection on hands on its name, too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// The process, unless it lives in a pid namespace that we do not see. By now another may have its number.
-    pub pid: Option<i32>,
-    /// Its effective user.
-    pub uid: u32,
-    /// Its effective group; supplementary ones are not told.
-    pub gid: u32,
-}
 
 /// What the connections of a process count, whichever listener they came by.
 #[derive(Clone, Debug)]
@@ -86,21 +78,32 @@ pub struct Limits {
     pub patience: Duration,
     /// After so long a connection is asked to end, and after twice as long it is cut. `None`: it may live for ever.
     pub lifetime: Option<Duration>,
+    /// How it parts from those who are there when the drain begins.
+    pub farewell: Farewell,
 }
 
-impl Default for Limits {
+impl Limits {
     /// Those of a listener for clients.
-    fn default() -> Self {
-        Self { connections: None, patience: HEADER_TIMEOUT, lifetime: None }
+    #[must_use]
+    pub const fn of_clients(farewell: Farewell) -> Self {
+        Self { connections: None, patience: HEADER_TIMEOUT, lifetime: None, farewell }
     }
 }
 
 /// [`serve_within`] the limits of a listener for clients.
-pub async fn serve(name: &'static str, listener: Listener, router: Router, metrics: ConnectionMetrics, shutdown: Shutdown, pulse: Pulse) {
-    serve_within(Limits::default(), name, listener, router, metrics, shutdown, pulse).await;
+pub async fn serve(
+    name: &'static str,
+    listener: Listener,
+    router: Router,
+    metrics: ConnectionMetrics,
+    farewell: Farewell,
+    shutdown: Shutdown,
+    pulse: Pulse,
+) {
+    serve_within(Limits::of_clients(farewell), name, listener, router, metrics, shutdown, pulse).await;
 }
 
-/// Accepts until the drain begins, then lets open connections finish. Resolves when the last has ended; what is open when aborting begins
+/// Accepts until the drain begins, then lets open connections finish; see [`Farewell`]. Resolves when the last has ended; what is open when aborting begins
 /// is dropped. `pulse` beats as long as it accepts.
 pub async fn serve_within(
     limits: Limits,
@@ -125,10 +128,12 @@ pub async fn serve_within(
         .max_concurrent_streams(max_streams)
         .keep_alive_interval(Some(Duration::from_secs(20)))
         .keep_alive_timeout(Duration::from_secs(10));
+    let (errors, until) = (metrics.errors.clone(), shutdown.clone());
+    let host = Arc::new(Host { name, builder, router, errors, open: open.clone(), limits, shutdown: until });
     let mut idle = Box::pin(async move { pulse.idle().await });
     loop {
         let accepted = tokio::select! {
-            // However many wait in the queue.
+            // What waits in the queue is the next generation's.
             biased;
             () = shutdown.draining() => break,
             never = &mut idle => never,
@@ -138,54 +143,21 @@ pub async fn serve_within(
                 accept(&listener).await.map(|accepted| (place, accepted))
             } => accepted,
         };
-        let (place, Accepted { stream, peer, credentials }) = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok((place, (stream, caller))) => {
+                let (host, guard) = (Arc::clone(&host), Gauged::new(&open));
+                connections.0.spawn("connection", async move {
+                    let _counted = (guard, place);
+                    host.entertain(stream, caller).await;
+                });
+            }
             Err(error) => {
                 // A connection that was gone before we took it concerns nobody; out of descriptors, waiting is all there is to do.
                 metrics.errors.with_label_values(&[name, "accept"]).inc();
                 tracing::warn!(listener = name, %error, "connection not accepted");
                 sleep(Duration::from_millis(20)).await;
-                continue;
             }
-        };
-        let errors = metrics.errors.clone();
-        let (builder, shutdown, guard) = (builder.clone(), shutdown.clone(), Gauged::new(&open));
-        let router = router.clone().map_request(move |mut request: http::Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
-            credentials.map(|credentials| request.extensions_mut().insert(credentials));
-            request.map(axum::body::Body::new)
-        });
-        connections.0.spawn("connection", async move {
-            let _counted = (guard, place);
-            // The version cannot be told before the first byte, and nothing but this limits the wait for it.
-            if !heard(&*stream, &shutdown, limits.patience, LATE).await {
-                return;
-            }
-            let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                // What a client has sent is read before its connection is told of the drain: unread, it would be cut off.
-                biased;
-                ended = connection.as_mut() => ended,
-                () = async {
-                    tokio::select! {
-                        () = shutdown.draining() => {}
-                        () = lived(limits.lifetime) => {}
-                    }
-                } => {
-                    connection.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        ended = connection.as_mut() => ended,
-                        () = lived(limits.lifetime) => Ok(()),
-                    }
-                }
-            };
-            if let Err(error) = ended {
-                let reason = reason(error.as_ref());
-                errors.with_label_values(&[name, reason]).inc();
-                tracing::debug!(listener = name, reason, %error, "connection ended on an error");
-            }
-        });
+        }
     }
     drop(idle);
     // Closing our descriptor leaves the supervisor's open: connections wait in the queue for the next generation.
@@ -193,6 +165,136 @@ pub async fn serve_within(
     tokio::select! {
         () = connections.0.finished() => {}
         () = shutdown.aborting() => tracing::warn!(listener = name, connections.cut = open.get(), "connections cut"),
+    }
+}
+
+/// What all connections of a listener share.
+struct Host {
+    name: &'static str,
+    builder: auto::Builder<TokioExecutor>,
+    router: Router,
+    errors: IntCounterVec,
+    open: IntGauge,
+    limits: Limits,
+    shutdown: Shutdown,
+}
+
+impl Host {
+    /// Serves one connection, from its first byte to its end.
+    async fn entertain(&self, stream: Box<dyn Stream>, caller: Caller) {
+        let traffic = Arc::<Traffic>::default();
+        let mut notice = pin!(async {
+            let drained = async {
+                self.shutdown.draining().await;
+                sleep(self.limits.farewell.turn(self.open.get())).await;
+            };
+            tokio::select! {
+                () = drained => {}
+                () = lived(self.limits.lifetime) => {}
+                () = traffic.notice().given() => {}
+            }
+            traffic.notice().give();
+        });
+        // The version cannot be told before the first byte, and nothing but this limits the wait for it.
+        let heard = tokio::select! {
+            biased;
+            heard = heard(&*stream, self.limits.patience) => heard,
+            () = notice.as_mut() => heard(&*stream, self.limits.farewell.silence).await,
+        };
+        if !heard {
+            if traffic.notice().is_given() {
+                linger(stream, self.limits.farewell.linger).await;
+            }
+            return;
+        }
+        let (lent, returned) = Lent::new(stream);
+        if self.converse(lent, caller, &traffic, notice).await
+            && let Ok(stream) = returned.await
+        {
+            linger(stream, self.limits.farewell.linger).await;
+        }
+    }
+
+    /// Answers what comes. Whether the client may still be there.
+    async fn converse(
+        &self,
+        lent: Lent,
+        caller: Caller,
+        traffic: &Arc<Traffic>,
+        mut notice: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> bool {
+        let mut connection =
+            pin!(self.builder.serve_connection(TokioIo::new(lent), service_fn(|request| self.answer(request, caller, traffic))));
+        let leaving = async {
+            if !traffic.notice().is_given() {
+                notice.as_mut().await;
+            }
+            traffic.quiet(&self.limits.farewell).await;
+        };
+        let ended = tokio::select! {
+            // What a client has sent is read before its connection is closed.
+            biased;
+            ended = connection.as_mut() => ended,
+            () = leaving => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = lived(self.limits.lifetime) => return false,
+                }
+            }
+        };
+        let Err(error) = ended else { return true };
+        let reason = reason(error.as_ref());
+        self.errors.with_label_values(&[self.name, reason]).inc();
+        tracing::debug!(listener = self.name, reason, %error, "connection ended on an error");
+        reason != "reset"
+    }
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        Caller { peer, credentials }: Caller,
+        traffic: &Arc<Traffic>,
+    ) -> impl Future<Output = Result<Response<Answer>, h2::Error>> + Send + use<> {
+        let (version, open) = (request.version(), traffic.begin(request.version()));
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer);
+        credentials.map(|credentials| request.extensions_mut().insert(credentials));
+        request.extensions_mut().insert(traffic.notice().clone());
+        let refused = self.limits.farewell.refuses && self.shutdown.is_draining();
+        let answer = (!refused).then(|| self.router.clone().oneshot(request));
+        async move {
+            // "The endpoint … has not performed any processing" (RFC 9113 §8.7): it may be sent again, whatever it was.
+            let Some(answer) = answer else { return Err(h2::Reason::REFUSED_STREAM.into()) };
+            let Ok(mut response) = answer.await;
+            if open.is_last(version) {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response.map(|body| Answer { body, _open: open }))
+        }
+    }
+}
+
+/// The body of an answer, which is open until it is dropped.
+struct Answer {
+    body: Body,
+    _open: Open,
+}
+
+impl http_body::Body for Answer {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -214,56 +316,9 @@ impl Drop for Connections {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {
-    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-}
-
-impl Stream for TcpStream {
-    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
-    }
-}
-
-impl Stream for UnixStream {
-    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
-    }
-}
-
-/// Whether the client says anything within `patience`, or within `late` once the drain begins.
-async fn heard(stream: &dyn Stream, shutdown: &Shutdown, patience: Duration, late: Duration) -> bool {
-    let drained = async {
-        shutdown.draining().await;
-        sleep(late).await;
-    };
-    tokio::select! {
-        biased;
-        heard = timeout(patience, poll_fn(|cx| stream.poll_heard(cx))) => heard.is_ok(),
-        () = drained => false,
-    }
-}
-
-struct Accepted {
-    stream: Box<dyn Stream>,
-    peer: Option<SocketAddr>,
-    credentials: Option<Credentials>,
-}
-
-async fn accept(listener: &Listener) -> io::Result<Accepted> {
-    match listener {
-        Listener::Tcp(listener) => {
-            let (stream, peer) = listener.accept().await?;
-            // Small answers must not wait for the acknowledgement of the last one.
-            stream.set_nodelay(true)?;
-            Ok(Accepted { stream: Box::new(stream), peer: Some(peer), credentials: None })
-        }
-        Listener::Unix(listener) => {
-            let stream = listener.accept().await?.0;
-            // Whoever needs them refuses a peer without.
-            let credentials = stream.peer_cred().ok().map(|peer| Credentials { pid: peer.pid(), uid: peer.uid(), gid: peer.gid() });
-            Ok(Accepted { stream: Box::new(stream), peer: None, credentials })
-        }
-    }
+/// Whether the client says anything within `patience`.
+async fn heard(stream: &dyn Stream, patience: Duration) -> bool {
+    timeout(patience, poll_fn(|cx| stream.poll_heard(cx))).await.is_ok()
 }
 
 /// A bounded word for what went wrong.
@@ -312,30 +367,4 @@ impl Drop for Gauged {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::AsyncWriteExt as _;
-
-    use super::*;
-
-    const LONG: Duration = Duration::from_mins(10);
-    const SHORT: Duration = Duration::from_millis(20);
-
-    #[tokio::test]
-    async fn a_connection_on_which_nothing_comes_is_not_kept() {
-        let (mut client, server) = UnixStream::pair().unwrap();
-        let shutdown = Shutdown::default();
-        assert!(!heard(&server, &shutdown, SHORT, LONG).await, "silent for too long");
-        client.write_all(b"G").await.unwrap();
-        assert!(heard(&server, &shutdown, LONG, LONG).await);
-    }
-
-    #[tokio::test]
-    async fn a_drain_waits_a_little_for_the_request_of_a_new_connection() {
-        let (mut client, server) = UnixStream::pair().unwrap();
-        let shutdown = Shutdown::default();
-        shutdown.drain();
-        assert!(!heard(&server, &shutdown, LONG, SHORT).await, "not for long");
-        let (heard, written) = tokio::join!(heard(&server, &shutdown, LONG, LONG), client.write_all(b"G"));
-        assert!(heard && written.is_ok());
-    }
-}
+mod tests;

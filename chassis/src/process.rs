@@ -18,7 +18,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     Shutdown,
     config::{LogFormat, Shared},
-    connections::{self, ConnectionMetrics},
+    connections::{self, ConnectionMetrics, Farewell},
     exit::Fatal,
     ipc::ProcessService,
     metrics::Metrics,
@@ -139,24 +139,32 @@ impl Process {
 
     /// Serves a router on a listener until the drain is over.
     pub fn serve(&self, name: &'static str, listener: Listener, router: axum::Router) {
+        let farewell = Farewell::within(self.inner.shared.budgets.of(self.inner.name));
         let (connections, pulse) = (self.inner.connections.clone(), self.pulse(name, watchdog::USUAL));
-        let serve = connections::serve(name, listener, router, connections, self.inner.shutdown.clone(), pulse);
-        self.spawn(name, serve);
+        self.spawn(name, connections::serve(name, listener, router, connections, farewell, self.inner.shutdown.clone(), pulse));
     }
 
-    /// Serves health, metrics and what `extend` adds on the local socket. Nothing without the socket, as in tests.
-    pub fn serve_local(&self, extend: impl FnOnce(Routes) -> Routes) -> anyhow::Result<()> {
+    /// Serves health, metrics and what `extend` adds on the local socket, until the drain begins: from then on its callers are the next generation's, which
+    /// accepts on the same socket. Calls under way are finished; later ones are refused unprocessed. Nothing without the socket, as in tests.
+    pub fn serve_local_until_drain(&self, extend: impl FnOnce(Routes) -> Routes) -> anyhow::Result<()> {
+        self.serve_local(self.inner.shutdown.clone(), extend)
+    }
+
+    /// The same for a process that has no other generation beside it: until everything else is done.
+    pub fn serve_local_to_the_end(&self, extend: impl FnOnce(Routes) -> Routes) -> anyhow::Result<()> {
+        self.serve_local(self.inner.local.clone(), extend)
+    }
+
+    fn serve_local(&self, until: Shutdown, extend: impl FnOnce(Routes) -> Routes) -> anyhow::Result<()> {
         let Some(listener) = self.listener("local")? else { return Ok(()) };
         let routes = self.inner.health_routes.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let routes = extend(routes.context("the local socket is served twice")?);
-        let local = &self.inner.local;
+        let router = extend(routes.context("the local socket is served twice")?).into_axum_router();
         let (connections, pulse) = (self.inner.connections.clone(), self.pulse("local", watchdog::USUAL));
-        let serve = connections::serve("local", listener, routes.into_axum_router(), connections, local.clone(), pulse);
-        local.spawn("local", serve);
+        self.inner.local.spawn("local", connections::serve("local", listener, router, connections, Farewell::at_once(), until, pulse));
         Ok(())
     }
 
-    /// Ends the local socket, last of all, so that health and metrics can be asked until everything else is done.
+    /// Ends what is left on the local socket, last of all.
     pub(crate) async fn close_local(&self) {
         let local = &self.inner.local;
         local.drain();

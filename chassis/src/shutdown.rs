@@ -70,6 +70,13 @@ impl Shutdown {
         self.sinks.spawn(self.guarded(name, task));
     }
 
+    /// Spawns a task that others need for as long as they run, such as a feed of what they go by. It goes on during the drain, is waited for by nobody, and is
+    /// dropped when aborting begins or with the process.
+    pub fn spawn_companion(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        #[expect(clippy::disallowed_methods, reason = "a drain that waited for it would never end")]
+        drop(tokio::spawn(self.guarded(name, task)));
+    }
+
     fn guarded(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send + 'static {
         let this = self.clone();
         let task = async move {
@@ -130,6 +137,23 @@ mod tests {
         shutdown.drain();
         tokio::join!(shutdown.limit(budget), shutdown.finished());
         assert!(begun.elapsed() >= budget && shutdown.is_aborting());
+    }
+
+    #[tokio::test]
+    async fn a_companion_outlives_the_beginning_of_the_drain_and_does_not_hold_it_up() {
+        let (shutdown, alive) = (Shutdown::default(), Arc::new(()));
+        let held = Arc::clone(&alive);
+        shutdown.spawn_companion("feed", async move {
+            std::future::pending::<()>().await;
+            drop(held);
+        });
+        shutdown.drain();
+        shutdown.finished().await;
+        assert_eq!(Arc::strong_count(&alive), 2);
+        shutdown.abort();
+        while Arc::strong_count(&alive) > 1 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

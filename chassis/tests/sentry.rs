@@ -36,7 +36,7 @@ fn errors_are_reported_with_environment_and_server_name() {
     let dsn = format!("http://abc@127.0.0.1:{port}/1");
     let env = [("SENTRY_DSN", dsn.as_str()), ("SENTRY_ENVIRONMENT", "staging")];
     let shared = Shared::read(&mut Reader::new(Source::of("", &env))).unwrap();
-    let telemetry = telemetry::init("edge", 0, shared.log, &shared.sentry, None);
+    let telemetry = telemetry::init("edge", 0, shared.log, &shared.sentry);
     tracing::error!("broken, as tested");
     let report = received.recv_timeout(Duration::from_secs(20)).unwrap();
     assert!(report.contains("staging") && report.contains("edge-0"), "{report}");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{admin::AdminCommand, change, client::ClientCommand, config::ConfigCommand};
+use crate::command::{admin::AdminCommand, change, client::ClientCommand, config::ConfigCommand, events, logs, why};
 
 /// Runs and asks Gatehouse, which stands in front of a company's services: authenticates devices, forwards commands, pushes events, keeps the audit trail.
 #[derive(Debug, Parser)]
@@ -39,6 +39,12 @@ pub enum Command {
     Upgrade(change::FromWhere),
     /// Show past changes, the newest first, or what came of one
     Changes(change::Which),
+    /// Show what happened, the newest first: every end of a process, and what operators changed
+    Events(events::Which),
+    /// Tell why a component is as it is: its state, what led to it, what happens next, what to do
+    Why(why::Whom),
+    /// Show what components said, the oldest first
+    Logs(logs::Wanted),
     /// Bring the database up to date
     Migrate {
         /// Print what would be done
@@ -108,6 +114,13 @@ mod tests {
             "gatehouse scale pusher 65",
             "gatehouse scale edge 2",
             "gatehouse changes --wait",
+            "gatehouse events --limit 0",
+            "gatehouse events --since soon",
+            "gatehouse why",
+            "gatehouse why egde",
+            "gatehouse logs edge --level loud",
+            "gatehouse logs edge --lines 0",
+            "gatehouse logs edge --since 2026",
         ];
         for line in wrong {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
@@ -122,6 +135,12 @@ mod tests {
             "gatehouse scale pusher 4",
             "gatehouse upgrade --from /opt/new",
             "gatehouse changes 0197 --wait",
+            "gatehouse events",
+            "gatehouse events pusher/1 --since 2h --limit 7",
+            "gatehouse why pusher",
+            "gatehouse logs",
+            "gatehouse logs pusher/1 -f --since 10m --level warn",
+            "gatehouse logs edge --since 2026-11-21T09:52:16Z -n 7",
             "gatehouse config check",
             "gatehouse admin audit list --limit 3 --action-type command --request-id r",
             "gatehouse admin session create --user u --id s --key k.pem",

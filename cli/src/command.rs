@@ -4,9 +4,15 @@ pub mod admin;
 pub mod change;
 pub mod client;
 pub mod config;
+pub mod events;
+mod exits;
+pub mod logs;
 mod migrate;
 mod run;
 mod status;
+mod target;
+mod time;
+pub mod why;
 
 use std::path::Path;
 
@@ -44,6 +50,9 @@ async fn ask(command: Command, config: Option<&Path>, output: &mut Output) -> Re
         Command::Scale(how_many) => change::run(Order::scale(how_many), config, output).await,
         Command::Upgrade(from_where) => change::run(Order::upgrade(from_where)?, config, output).await,
         Command::Changes(which) => change::list(which, config, output).await,
+        Command::Events(which) => events::list(which, config, output).await,
+        Command::Why(whom) => why::tell(&whom, config, output).await,
+        Command::Logs(wanted) => logs::print(&wanted, config, output).await,
         Command::Admin(command) => admin::run(command, config, output).await,
         Command::Client(command) => client::run(command, config, output).await,
         Command::Run | Command::Migrate { .. } | Command::Config(_) => Ok(()),

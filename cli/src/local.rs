@@ -2,9 +2,9 @@
 
 use std::{io, path::Path, time::Duration};
 
-use gatehouse_chassis::ipc;
+use gatehouse_chassis::ipc::{self, Channel};
 use tokio::net::UnixStream;
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Response, Status};
 
 use crate::failure::Failure;
 

@@ -64,7 +64,7 @@ impl Commands {
         caller: Caller,
         patience: Option<Duration>,
     ) -> Result<ExecuteCommandResponse, Status> {
-        if self.closing.shutdown().is_draining() {
+        if self.closing.is_over() {
             return Err(verdict::shutting_down());
         }
         let session = match self.verifier.command(&request).await {

@@ -6,6 +6,7 @@ use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use gatehouse_chassis::connections::Notice;
 use gatehouse_proto::{
     gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse, SubscribeEventsRequest, encoded::gateway_server::Gateway},
     limits::MAX_TRACEPARENT_BYTES,
@@ -42,7 +43,8 @@ impl Gateway for Door {
     async fn subscribe_events(&self, request: Request<SubscribeEventsRequest>) -> Result<Response<Self::SubscribeEventsStream>, Status> {
         let (metadata, extensions, subscribe) = request.into_parts();
         let caller = Caller::of(&extensions, &metadata.into_headers());
-        let events = self.relay.subscribe(subscribe, caller).await?;
+        let notice = extensions.get::<Notice>().cloned().unwrap_or_default();
+        let events = self.relay.subscribe(subscribe, caller, notice).await?;
         Ok(Response::new(Box::pin(events)))
     }
 }

@@ -19,30 +19,31 @@ mod trail;
 
 use std::sync::Arc;
 
-use gatehouse_chassis::{Process, audit::Recorder, ipc, redis::Redis};
+use gatehouse_chassis::{Process, audit::Recorder, ipc, members::Members, redis::Redis};
 use gatehouse_sessions::{Sessions, Verifier, door};
 
 pub use config::Config;
 
 /// Runs the edge until its drain begins.
 pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
-    let (shared, metrics, shutdown) = (process.shared(), process.metrics(), process.shutdown());
+    let (shared, metrics) = (process.shared(), process.metrics());
     let redis = Redis::connect(&shared.redis).await?;
     let sessions = Sessions::open(&process, redis.clone(), &config.sessions, |_| {}).await?;
     let recorder = Recorder::open(&process, redis.clone())?;
+    let members = Members::follow(&process).await;
 
     let closing = closing::Closing::new(&process);
     let trail = trail::Trail::new(recorder, metrics);
     let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
-    let pushers = Arc::new(relay::Pushers::new(shared, relay::RelayMetrics::new(metrics)));
+    let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members, relay::RelayMetrics::new(metrics)));
     let commands = Arc::new(commands::Commands::new(&config, verifier.clone(), trail.clone(), metrics, closing.clone()));
-    let relay = relay::Relay { verifier, pushers: Arc::clone(&pushers), trail: trail.clone(), shutdown: shutdown.clone() };
+    let relay = relay::Relay { verifier, pushers: Arc::clone(&pushers), trail: trail.clone() };
     let dependencies = http::Dependencies { redis, auditor: ipc::channel(shared.local_socket("auditor", 0)), pushers };
     let public = http::Door::new(&config, dependencies, &trail, metrics, closing);
     let gateway = door::router(&process, gateway::Door { commands, relay }).await?;
 
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);
-    process.serve_local(|routes| routes)?;
+    process.serve_local_until_drain(|routes| routes)?;
 
     process.serve("grpc", grpc, gateway);
     process.serve("http", http, public.router());

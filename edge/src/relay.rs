@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use gatehouse_chassis::{Shutdown, backoff::spread};
+use gatehouse_chassis::{backoff::spread, connections::Notice};
 use gatehouse_proto::{gateway::v1::SubscribeEventsRequest, ids::StreamId, internal::v1::AttachRequest};
 use gatehouse_sessions::{Session, Verifier, door::Caller, verdict};
 use tonic::{Code, Status};
@@ -33,19 +33,19 @@ pub(crate) struct Relay {
     pub(crate) verifier: Verifier,
     pub(crate) pushers: Arc<Pushers>,
     pub(crate) trail: Trail,
-    pub(crate) shutdown: Shutdown,
 }
 
 impl Relay {
     /// The client's stream, once the trail knows that it was opened: who listens to whose events is worth a record that is there for certain, and it is one for
-    /// each stream, not for each event.
+    /// each stream, not for each event. It ends when its connection is asked to leave.
     pub(crate) async fn subscribe(
         &self,
         request: SubscribeEventsRequest,
         caller: Caller,
+        notice: Notice,
     ) -> Result<impl Stream<Item = Result<Bytes, Status>> + use<>, Status> {
         let cursor: Option<StreamId> = request.last_event_id.parse().ok();
-        if self.shutdown.is_draining() {
+        if notice.is_given() {
             return Err(ended(verdict::shutting_down(), cursor));
         }
         let session = match self.verifier.subscribe(&request).await {
@@ -65,7 +65,7 @@ impl Relay {
         };
         let attached = tokio::select! {
             attached = self.pushers.attach(&wanted, None) => attached,
-            () = self.shutdown.draining() => return Err(ended(verdict::shutting_down(), cursor)),
+            () = notice.given() => return Err(ended(verdict::shutting_down(), cursor)),
         };
         let attached = match attached {
             Ok(attached) => attached,
@@ -77,7 +77,7 @@ impl Relay {
         };
         let pusher = format!("pusher-{}", attached.instance);
         self.record(&request, &caller, &session, Outcome::Success, Code::Ok, Some(&pusher)).await?;
-        Ok(Relayed::new(Arc::clone(&self.pushers), wanted, attached, self.shutdown.clone()))
+        Ok(Relayed::new(Arc::clone(&self.pushers), wanted, attached, notice))
     }
 
     async fn record(

@@ -3,6 +3,7 @@
 use gatehouse_chassis::{
     Shutdown,
     audit::{NotRecorded, Recorder, record},
+    connections::Notice,
 };
 use gatehouse_proto::{
     gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse, SubscribeEventsRequest, encoded::gateway_server::Gateway},
@@ -32,9 +33,10 @@ impl Direct {
         Self { attach, verifier, recorder, shutdown }
     }
 
-    async fn subscribe(&self, request: &SubscribeEventsRequest, caller: &Caller) -> Result<EventStream, Status> {
+    async fn subscribe(&self, request: &SubscribeEventsRequest, caller: &Caller, notice: Notice) -> Result<EventStream, Status> {
         // Before the request id is reserved: the client comes back with the same one.
         if self.shutdown.is_draining() {
+            notice.give();
             return Err(verdict::shutting_down());
         }
         let session = match self.verifier.subscribe(request).await {
@@ -56,7 +58,7 @@ impl Direct {
             Err(status) => ("denied", status.code()),
         };
         self.record(request, caller, &session, word, code).await?;
-        opened
+        opened.map(|stream| stream.on(notice))
     }
 
     /// Who listens to whose events is worth a record that is there before the first event is.
@@ -90,6 +92,7 @@ impl Gateway for Direct {
     async fn subscribe_events(&self, request: Request<SubscribeEventsRequest>) -> Result<Response<EventStream>, Status> {
         let (metadata, extensions, subscribe) = request.into_parts();
         let caller = Caller::of(&extensions, &metadata.into_headers());
-        self.subscribe(&subscribe, &caller).await.map(Response::new)
+        let notice = extensions.get::<Notice>().cloned().unwrap_or_default();
+        self.subscribe(&subscribe, &caller, notice).await.map(Response::new)
     }
 }

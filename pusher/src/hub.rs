@@ -12,7 +12,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use gatehouse_chassis::connections::Gauged;
@@ -30,6 +30,10 @@ use crate::{
 /// What a stream takes out of the log at once, in events and in bytes.
 const PAGE_EVENTS: usize = 64;
 const PAGE_BYTES: usize = 256 << 10;
+
+/// A hub that closes ends the streams of at least so many users at once, and then waits so long.
+const LOT: usize = 100;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// See the module's head.
 #[derive(Debug)]
@@ -227,12 +231,31 @@ impl Hub {
         }
     }
 
-    /// Ends every stream and takes no more.
-    pub fn close(&self) {
+    /// Takes no more streams and ends those that are open, one lot after the other when they are many, over `within` at most: whoever they move to has to open
+    /// them again, and serves others meanwhile.
+    pub async fn close(&self, within: Duration) {
+        let users = {
+            let mut state = self.state();
+            state.closed = true;
+            state.users.len()
+        };
+        let pauses = usize::try_from(within.as_nanos() / PAUSE.as_nanos()).unwrap_or(usize::MAX).max(1);
+        let lot = users.div_ceil(pauses).max(LOT);
+        while !self.end(lot) {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Ends the streams of so many users. Whether there are no more.
+    fn end(&self, users: usize) -> bool {
         let mut wakers = Wakers::default();
         let mut state = self.state();
-        state.closed = true;
-        state.end_all(Ending::ShuttingDown, &mut wakers);
+        let ended: Vec<_> = state.users.extract_if(|_, _| true).take(users).flat_map(|(_, seats)| seats).collect();
+        for seat in ended {
+            seat.end(Ending::ShuttingDown, &mut wakers);
+            state.remove(&seat);
+        }
+        state.users.is_empty()
     }
 
     /// Resolves when no stream is open.

@@ -75,23 +75,28 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
             Some((listener, door::router(&process, direct).await?))
         }
     };
-    process.serve_local(|routes| routes.add_service(PushServer::new(attach)))?;
+    process.serve_local_until_drain(|routes| routes.add_service(PushServer::new(attach)))?;
 
     // Run
     process.dependency("redis", true).await;
     let (caught_up, first_read) = oneshot::channel();
-    process.spawn("reader", reader.run(caught_up));
-    process.spawn("sweep", sweep::run(Arc::clone(&hub), process.shutdown().clone(), process.pulse("sweep", SWEEP_LIMIT)));
-    if first_read.await.is_ok() {
+    // Streams are served until their turn comes to end.
+    process.shutdown().spawn_companion("reader", reader.run(caught_up));
+    process.shutdown().spawn_companion("sweep", sweep::run(Arc::clone(&hub), process.pulse("sweep", SWEEP_LIMIT)));
+    let began = tokio::select! {
+        began = first_read => began.is_ok(),
+        () = process.until_drain() => false,
+    };
+    if began {
         if let Some((listener, router)) = public {
             process.serve("push", listener, router);
         }
         process.ready().await;
         process.until_drain().await;
     }
-    hub.close();
-    let patience = process.shared().budgets.pusher / 2;
-    if tokio::time::timeout(patience, hub.emptied()).await.is_err() {
+    let budget = process.shared().budgets.pusher;
+    hub.close(budget / 4).await;
+    if tokio::time::timeout(budget / 2, hub.emptied()).await.is_err() {
         tracing::warn!("some streams have not taken their verdict; their clients do not read");
     }
     Ok(())

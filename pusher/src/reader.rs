@@ -53,17 +53,12 @@ impl Reader {
         Self { process, tail, hub, floor, epoch, last_heard: Instant::now(), lost: false, complaints: HashMap::new() }
     }
 
-    /// Reads until the drain begins. Says on `caught_up` when the first read has come: it began where the stream ended.
+    /// Reads for as long as the process lives. Says on `caught_up` when the first read has come: it began where the stream ended.
     pub async fn run(mut self, caught_up: oneshot::Sender<()>) {
-        let shutdown = self.process.shutdown().clone();
         let mut caught_up = Some(caught_up);
         let (pulse, patience) = (self.process.pulse("reader", watchdog::USUAL), self.tail.patience());
         loop {
-            let batch = tokio::select! {
-                batch = pulse.during(patience, self.tail.next()) => batch,
-                () = shutdown.draining() => break,
-            };
-            match batch {
+            match pulse.during(patience, self.tail.next()).await {
                 Ok(batch) => {
                     // It may have to agree on a new floor, with a Redis that is slow or away.
                     pulse.during(patience, self.take(batch)).await;

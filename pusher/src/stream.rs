@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::Stream;
-use gatehouse_chassis::backoff::spread;
+use gatehouse_chassis::{backoff::spread, connections::Notice};
 use gatehouse_proto::ids::StreamId;
 use gatehouse_sessions::now_ms;
 use tonic::Status;
@@ -42,6 +42,7 @@ pub struct EventStream {
     fetch: Option<Fetch>,
     count: usize,
     over: bool,
+    notice: Option<Notice>,
 }
 
 impl fmt::Debug for EventStream {
@@ -54,13 +55,23 @@ impl EventStream {
     /// Greets first, then goes on from where the seat stands.
     #[must_use]
     pub fn new(place: Place, archive: Arc<Archive>, greeting: Option<(StreamId, Bytes)>) -> Self {
-        Self { place, archive, greeting, page: VecDeque::new(), fetch: None, count: FIRST_PAGE, over: false }
+        Self { place, archive, greeting, page: VecDeque::new(), fetch: None, count: FIRST_PAGE, over: false, notice: None }
+    }
+
+    /// Has a client's connection of its own, which is of no more use to it once the process stops.
+    #[must_use]
+    pub fn on(mut self, connection: Notice) -> Self {
+        self.notice = Some(connection);
+        self
     }
 
     fn end(&mut self, ending: Ending) -> Poll<Option<Result<Bytes, Status>>> {
         self.over = true;
         self.page.clear();
         self.fetch = None;
+        if let Some(notice) = self.notice.take_if(|_| ending == Ending::ShuttingDown) {
+            notice.give();
+        }
         let retry_after = spread(self.place.hub().settings().retry_after);
         Poll::Ready(Some(Err(ending.status(self.place.seat().cursor(), retry_after))))
     }

@@ -5,14 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gatehouse_chassis::{Shutdown, watchdog::Pulse};
+use gatehouse_chassis::watchdog::Pulse;
 
 use crate::{config::Push, hub::Hub};
 
-/// Sweeps until the process drains; a beat a sweep.
-pub async fn run(hub: Arc<Hub>, shutdown: Shutdown, pulse: Pulse) {
+/// Sweeps for as long as the process lives; a beat a sweep.
+pub async fn run(hub: Arc<Hub>, pulse: Pulse) {
     let period = period(hub.settings());
-    while tokio::time::timeout(period, shutdown.draining()).await.is_err() {
+    loop {
+        tokio::time::sleep(period).await;
         pulse.beat();
         hub.sweep(Instant::now());
     }

@@ -27,18 +27,13 @@ pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -
     }
     sessions.heard();
     let mut tail = Tail::new(&redis, stream, position.max(newest));
-    let shutdown = process.shutdown().clone();
     let pulse = process.pulse("session-feed", watchdog::USUAL);
-    process.spawn("session-feed", async move {
+    // A draining process still serves those who have not left: a revocation is theirs, too.
+    process.shutdown().spawn_companion("session-feed", async move {
         let patience = tail.patience();
         let mut lost = false;
         loop {
-            // A draining process opens nothing new and closes its streams, so that later revocations find nothing to end.
-            let batch = tokio::select! {
-                batch = pulse.during(patience, tail.next()) => batch,
-                () = shutdown.draining() => break,
-            };
-            match batch {
+            match pulse.during(patience, tail.next()).await {
                 Ok(batch) => {
                     if batch.wiped || batch.trimmed.is_some() {
                         tracing::warn!("the session stream lost entries before they were read here; sessions are read again");

@@ -103,6 +103,13 @@ pub fn shutting_down() -> Status {
     Status::unavailable("gateway is shutting down")
 }
 
+/// Whether a status is [`shutting_down`].
+#[must_use]
+pub fn is_shutting_down(status: &Status) -> bool {
+    let verdict = shutting_down();
+    status.code() == verdict.code() && status.message() == verdict.message()
+}
+
 /// The stream is too far behind.
 #[must_use]
 pub fn stream_overflowed() -> Status {

@@ -1,4 +1,4 @@
-//! One child process: what to do with it ([`Machine`]), how it is started or taken over, what it may use, how it ended, what it said.
+//! One child process: what to do with it ([`Machine`]), how it is started or taken over, what it may use, how it ended.
 
 pub(crate) mod adopt;
 mod cgroup;
@@ -7,14 +7,12 @@ mod lane;
 mod launch;
 mod limits;
 mod machine;
-mod output;
 mod process;
 
 pub(crate) use exit::{Exit, Reason};
 pub(crate) use lane::Lanes;
 pub(crate) use launch::{Launcher, NOT_HANDED_ON};
 pub(crate) use machine::{Action, Event, KILL_GRACE, Machine, Memory, Other, Policy, Quarantine, State, Then};
-pub(crate) use output::{Tail, plain};
 pub(crate) use process::{Ended, Launched};
 
 #[cfg(test)]

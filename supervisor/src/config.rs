@@ -1,6 +1,7 @@
 //! `[listen]`, `[supervisor]` and `[limits.<component>]`.
 
 mod limits;
+mod logs;
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -10,8 +11,10 @@ use std::{
 
 use gatehouse_chassis::config::{self, DEFAULT_PATH, ListenAddr, Reader};
 
-use crate::{child::Policy, component::Component, control::Access};
 pub use limits::Limits;
+pub use logs::Logs;
+
+use crate::{child::Policy, component::Component, control::Access};
 
 /// The supervisor's own configuration.
 #[derive(Clone, Debug)]
@@ -30,6 +33,8 @@ pub struct Config {
     pub restarts: Restarts,
     /// `[supervisor] control_group`, `operators`: who may change the suite.
     pub access: Access,
+    /// `[supervisor.logs]`.
+    pub logs: Logs,
     /// `[limits.<component>]`, by component.
     pub limits: Vec<(&'static str, Limits)>,
 }
@@ -88,9 +93,10 @@ impl config::Config for Config {
             probe_interval: section.key("probe_interval").duration(Duration::from_mins(1)),
         };
         let access = Access::read(&mut section);
+        let logs = Logs::read(&mut section);
         section.finish();
         let limits = limits::read(reader);
-        Some(Self { path, listen, start_timeout, redis_server, held_answer_after, restarts, access, limits })
+        Some(Self { path, listen, start_timeout, redis_server, held_answer_after, restarts, access, logs, limits })
     }
 }
 

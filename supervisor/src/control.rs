@@ -4,6 +4,8 @@
 mod board;
 mod change;
 mod desk;
+mod exits;
+mod logs;
 mod operators;
 mod provenance;
 
@@ -16,10 +18,10 @@ use std::{
 use futures_util::stream;
 use gatehouse_chassis::{Process, connections::Credentials, exit::Fatal};
 use gatehouse_proto::{
-    control::{CLAIMED_USER, MAX_REASON_BYTES, target},
+    control::{CLAIMED_USER, COMPONENTS, MAX_REASON_BYTES, target},
     internal::v1::{
-        ChangeRequest, ChangeResponse, ChangesRequest, ChangesResponse, InstanceStatus, Members, StatusRequest, StatusResponse,
-        VerdictRequest, VerdictResponse, WatchMembersRequest,
+        ChangeRequest, ChangeResponse, ChangesRequest, ChangesResponse, ExitsRequest, ExitsResponse, InstanceStatus, LogLine, LogsRequest,
+        Members, StatusRequest, StatusResponse, VerdictRequest, VerdictResponse, WatchMembersRequest,
         supervisor_server::{Supervisor, SupervisorServer},
     },
 };
@@ -32,7 +34,12 @@ pub(crate) use change::{Change, Order, Target};
 pub(crate) use desk::{Desk, DeskEnd};
 pub use operators::Access;
 
-use crate::audit::{self, Trail};
+use crate::{
+    audit::{self, Trail},
+    component::Component,
+    ledger::Ledger,
+    output::Output,
+};
 use desk::NoSeat;
 use operators::{Admission, Operators};
 
@@ -55,6 +62,13 @@ pub(crate) struct ControlEnds {
     pub(crate) desk: DeskEnd,
 }
 
+/// What children said, and how they ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Records {
+    pub(crate) output: Output,
+    pub(crate) ledger: Ledger,
+}
+
 /// The service.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -64,11 +78,12 @@ pub(crate) struct Control {
     desk: Desk,
     snapshot: watch::Receiver<Snapshot>,
     members: watch::Receiver<Members>,
+    records: Records,
 }
 
 impl Control {
     /// For the control socket at that path, which it gives to its group. The trail is followed from here on, until the driver's ends are dropped.
-    pub(crate) fn open(process: &Process, access: &Access, socket: &Path) -> Result<(Self, ControlEnds), Fatal> {
+    pub(crate) fn open(process: &Process, access: &Access, socket: &Path, records: Records) -> Result<(Self, ControlEnds), Fatal> {
         let operators = Operators::open(access, socket)?;
         let (snapshot_end, snapshot) = watch::channel(Snapshot::default());
         let (members_end, members) = watch::channel(Members::default());
@@ -77,7 +92,7 @@ impl Control {
         let (follow, board) = (Arc::clone(&trail), desk.board());
         process.spawn("control-trail", async move { follow.follow(board).await });
         let ends = ControlEnds { snapshot: snapshot_end, members: members_end, desk: desk_end };
-        Ok((Self { process: process.clone(), operators, trail, desk, snapshot, members }, ends))
+        Ok((Self { process: process.clone(), operators, trail, desk, snapshot, members, records }, ends))
     }
 
     /// For the local socket.
@@ -176,9 +191,14 @@ impl Supervisor for Control {
         // Now, whatever was seen before.
         members.mark_changed();
         let next = async |mut members: watch::Receiver<Members>| {
-            members.changed().await.ok()?;
-            let now = members.borrow_and_update().clone();
-            Some((Ok(now), members))
+            loop {
+                members.changed().await.ok()?;
+                let now = members.borrow_and_update().clone();
+                // Before the driver's first word there are none: a supervisor that just took over from another would empty the suite.
+                if !now.members.is_empty() {
+                    return Some((Ok(now), members));
+                }
+            }
         };
         Ok(Response::new(Box::pin(stream::unfold(members, next))))
     }
@@ -218,6 +238,23 @@ impl Supervisor for Control {
         let changes = self.desk.board().borrow().newest(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(Response::new(ChangesResponse { changes }))
     }
+
+    async fn exits(&self, request: Request<ExitsRequest>) -> Result<Response<ExitsResponse>, Status> {
+        exits::answer(&self.records.ledger, &request.into_inner()).map(Response::new)
+    }
+
+    async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<BoxStream<LogLine>>, Status> {
+        logs::answer(&self.records.output, &request.into_inner()).map(Response::new)
+    }
+}
+
+/// The component that a question is about; empty: all.
+fn component(name: &str) -> Result<Option<Component>, Status> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let unknown = || Status::invalid_argument(format!("no component is called `{name}`; there are {}", COMPONENTS.join(", ")));
+    Component::named(name).map(Some).ok_or_else(unknown)
 }
 
 /// As numbers on the wire and in logs.

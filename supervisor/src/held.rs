@@ -19,7 +19,7 @@ use std::{
 
 use gatehouse_chassis::{
     Shutdown,
-    connections::{ConnectionMetrics, Limits, serve_within},
+    connections::{ConnectionMetrics, Farewell, Limits, serve_within},
     metrics::Metrics,
     sockets::Listener,
     watchdog::Pulse,
@@ -28,12 +28,16 @@ use prometheus::{IntCounter, IntCounterVec};
 use rustix::process::setpriority_process;
 use tokio::{runtime::Builder, time::sleep_until};
 
-/// Who is answered keeps neither memory nor a descriptor for long: at once, for each of these.
-const LIMITS: Limits = Limits { connections: Some(256), patience: Duration::from_secs(1), lifetime: Some(Duration::from_secs(1)) };
 /// When somebody accepts again, how long those who are being answered may take.
 const GRACE: Duration = Duration::from_secs(1);
 /// The supervisor goes first.
 const NICENESS: i32 = 10;
+
+/// Who is answered keeps neither memory nor a descriptor for long: at once, for each of these.
+fn limits() -> Limits {
+    let second = Duration::from_secs(1);
+    Limits { connections: Some(256), patience: second, lifetime: Some(second), farewell: Farewell::within(GRACE) }
+}
 
 /// The public sockets, and who of them is answered on.
 #[derive(Debug)]
@@ -150,7 +154,7 @@ fn run(name: &'static str, fd: OwnedFd, connections: ConnectionMetrics, answers:
                 tokio::time::sleep(GRACE).await;
             };
             tokio::select! {
-                () = serve_within(LIMITS, name, listener, router, connections, shutdown.clone(), Pulse::default()) => {}
+                () = serve_within(limits(), name, listener, router, connections, shutdown.clone(), Pulse::default()) => {}
                 () = overrun => {}
             }
             Ok(())

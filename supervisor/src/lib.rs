@@ -20,8 +20,10 @@ mod config;
 mod control;
 mod dump;
 mod held;
+mod ledger;
 mod metrics;
 mod notify;
+mod output;
 mod preflight;
 mod premises;
 mod redis;
@@ -51,10 +53,12 @@ use crate::{
         adopt::{self, Found},
     },
     component::{Component, SlotId, roll},
-    control::Control,
+    control::{Control, Records},
     held::Held,
+    ledger::Ledger,
     metrics::SuiteMetrics,
     notify::Notifications,
+    output::Output,
     premises::Premises,
     sockets::{OpenError, Sockets},
     state::StateFile,
@@ -94,22 +98,29 @@ async fn open(process: Process, config: Config, before: Option<&mut Before>) -> 
 
     // build
     let redis = shared.redis.embedded.then(|| redis::Embedded::open(&shared, &config.redis_server)).transpose()?;
+    let output = Output::open(&config.logs, &shared, process.metrics());
+    let ledger = Ledger::open(&shared.state_dir);
 
     // bind
     let Some(sockets) = open_sockets(&process, &config, &roll, &lanes, &mut left).await? else { return Ok(None) };
     let notifications = Notifications::bind(&shared.runtime_dir)?;
     let control_socket = sockets.control()?;
-    let (control, ends) = Control::open(&process, &config.access, &premises::control_socket(&shared))?;
+    let (control, ends) = Control::open(
+        &process,
+        &config.access,
+        &premises::control_socket(&shared),
+        Records { output: output.clone(), ledger: ledger.clone() },
+    )?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
-    process.serve_local(|routes| routes.add_service(control.into_server()))?;
+    process.serve_local_to_the_end(|routes| routes.add_service(control.into_server()))?;
     let held = Held::new(config.held_answer_after, process.metrics(), process.connections(), sockets.public()?);
-    let launcher = Launcher::new(&config, &shared, binaries, lanes, sockets, redis, notifications.path().to_owned());
+    let launcher = Launcher::new(&config, binaries, lanes, sockets, redis, notifications.path().to_owned(), output);
 
     // from here on there is no way back but by the driver
     if let Some(before) = before {
         before.opened();
     }
-    let parts = Parts { process, config, launcher, notifications, metrics, state, ends, held, premises, before: None };
+    let parts = Parts { process, config, launcher, notifications, metrics, ledger, state, ends, held, premises, before: None };
     Ok(Some((parts, left)))
 }
 

@@ -8,8 +8,9 @@ use tokio::{process::Command, runtime::Builder, time::timeout};
 
 use crate::{
     Config, binaries,
-    child::{Exit, NOT_HANDED_ON, plain},
+    child::{Exit, NOT_HANDED_ON},
     component::{Component, roll},
+    output::plain,
     premises,
     sockets::path_problem,
     suite::drain_budget,

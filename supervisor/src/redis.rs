@@ -5,7 +5,7 @@ use std::{
     io::{self, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
@@ -53,7 +53,7 @@ impl Embedded {
         settings.write_all(self.settings.expose().as_bytes())?;
         settings.rewind()?;
         let mut command = Command::new(&self.binary);
-        command.arg("-").stdin(settings).stdout(Stdio::piped());
+        command.arg("-").stdin(settings);
         for name in NOT_HANDED_ON {
             command.env_remove(name);
         }

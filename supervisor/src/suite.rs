@@ -12,12 +12,14 @@ mod hang;
 mod held;
 mod jobs;
 mod publish;
+mod record;
 mod report;
 mod slot;
 mod start;
+mod starvation;
 mod upgrade;
 
-use std::{future::pending, time::Instant};
+use std::{future::pending, path::PathBuf, time::Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
 use gatehouse_chassis::{
@@ -32,10 +34,11 @@ pub use drain::drain_budget;
 
 use crate::{
     Config, binaries,
-    child::{Action, Ended, Event, Exit, Launcher, Other, Reason, State, Tail, Then, adopt::Found},
+    child::{Action, Ended, Event, Exit, Launcher, Other, Reason, State, Then, adopt::Found},
     component::{Component, SlotId, roll},
     control::{ControlEnds, Order, millis},
     held::Held,
+    ledger::Ledger,
     metrics::SuiteMetrics,
     notify::{Notifications, Word},
     premises::Premises,
@@ -45,6 +48,7 @@ use crate::{
 };
 use jobs::Jobs;
 use slot::Slot;
+use starvation::Starvation;
 use upgrade::Next;
 
 /// What the driver is made of; see [`crate::serve`].
@@ -54,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) launcher: Launcher,
     pub(crate) notifications: Notifications,
     pub(crate) metrics: SuiteMetrics,
+    pub(crate) ledger: Ledger,
     pub(crate) state: StateFile,
     pub(crate) ends: ControlEnds,
     pub(crate) held: Held,
@@ -70,7 +75,7 @@ pub(crate) struct Suite {
     /// Of the embedded Redis, which cannot notify: resolves when it answers. Dropped with its process, for nobody else may answer in its place.
     answers: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32)>>,
     /// Dumps of hung children that are being written.
-    dumps: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32)>>,
+    dumps: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32, Option<PathBuf>)>>,
     /// Processes that no slot has a place for, on their way out.
     left_over: FuturesUnordered<LocalBoxFuture<'static, ()>>,
     attention: Attention,
@@ -84,6 +89,9 @@ pub(crate) struct Suite {
     failure: Option<Fatal>,
     aborted: bool,
     healthy: bool,
+    starvation: Starvation,
+    /// When its processes' memory was looked at last.
+    sampled: Instant,
     /// Of an upgrade: what is to be executed, once it has been checked.
     next: Option<LocalBoxFuture<'static, Result<Next, String>>>,
     /// Our own.
@@ -104,7 +112,7 @@ enum Wake {
     Answered(SlotId, u32),
     Said(u32, Vec<Word>),
     Order(Box<Order>),
-    Dumped(SlotId, u32),
+    Dumped(SlotId, u32, Option<PathBuf>),
     Prepared(Result<Next, String>),
     Time,
     Look,
@@ -134,6 +142,8 @@ impl Suite {
             failure: None,
             aborted: false,
             healthy: false,
+            starvation: Starvation::new(),
+            sampled: begun,
             next: None,
             build: binaries::own_build(),
         };
@@ -175,8 +185,8 @@ impl Suite {
                 Wake::Answered(id, generation) => self.step(id, Event::Ready(generation)),
                 Wake::Said(pid, words) => self.said(pid, &words),
                 Wake::Order(order) => self.jobs.queue(*order),
-                Wake::Dumped(id, generation) => self.dumped(id, generation),
-                Wake::Prepared(next) => self.prepared(next),
+                Wake::Dumped(id, generation, dump) => self.dumped(id, generation, dump),
+                Wake::Prepared(next) => self.prepared(next).await,
                 Wake::Time => self.tick(),
                 Wake::Look => {}
                 Wake::Drain => self.begin_drain(),
@@ -185,7 +195,8 @@ impl Suite {
             self.look_for_hangs();
             self.settle().await;
         }
-        self.parts.launcher.close();
+        self.parts.launcher.close().await;
+        self.parts.ledger.flush();
         self.finish()
     }
 
@@ -198,7 +209,7 @@ impl Suite {
         tokio::select! {
             Some((id, generation, ended)) = self.exits.next() => Wake::Exited(id, generation, ended),
             Some((id, generation)) = self.answers.next() => Wake::Answered(id, generation),
-            Some((id, generation)) = self.dumps.next() => Wake::Dumped(id, generation),
+            Some((id, generation, dump)) = self.dumps.next() => Wake::Dumped(id, generation, dump),
             Some(()) = self.left_over.next() => Wake::Time,
             next = prepared(&mut self.next) => Wake::Prepared(next),
             never = self.pulse.idle() => never,
@@ -336,8 +347,7 @@ impl Suite {
         if let Some(reason) = reason {
             self.parts.metrics.restarted(id, reason);
         }
-        let tail = Tail::default();
-        let launched = self.parts.launcher.launch(component, instance, generation, &tail);
+        let launched = self.parts.launcher.launch(id, generation);
         let Some(slot) = self.slot_mut(id) else { return };
         slot.restarts += u32::from(reason.is_some());
         slot.stale = false;
@@ -352,7 +362,7 @@ impl Suite {
         };
         let (child, build, lane) = (launched.pid, &launched.build, launched.lane.as_deref().unwrap_or_default());
         tracing::info!(component = component.name(), instance, generation, child.pid = child, build, lane, "component starting");
-        slot.run(launched, tail);
+        slot.run(launched);
         self.exits.push(ended.map(move |ended| (id, generation, ended)).boxed_local());
         if let (Component::Redis, Some(redis)) = (component, self.parts.launcher.redis()) {
             self.answers.push(redis.answers().map(move |()| (id, generation)).boxed_local());
@@ -378,12 +388,13 @@ impl Suite {
         }
     }
 
-    fn exited(&mut self, id: SlotId, generation: u32, Ended { exit, peak_rss_bytes }: Ended) {
+    fn exited(&mut self, id: SlotId, generation: u32, end: Ended) {
         let now = Instant::now();
         let Some(slot) = self.slot_mut(id) else { return };
         let (pid, uptime) = slot.process(generation).map(|process| (process.launched.pid, now.duration_since(process.since))).unzip();
-        let is_successor = matches!(slot.machine.other(), Some(Other::Successor { generation: successor, .. }) if successor == generation);
-        let ended = slot.ended(generation, exit, now);
+        let before = slot.machine.clone();
+        let is_successor = matches!(before.other(), Some(Other::Successor { generation: successor, .. }) if successor == generation);
+        let ended = slot.ended(generation, end, now);
         if let Some(stopped) = &ended.stopped {
             self.parts.metrics.stopped(id, stopped.outcome.label(), stopped.took);
         }
@@ -393,9 +404,10 @@ impl Suite {
         // First, for a failed start restarts nobody.
         self.check_start(id, &ended.exit);
         self.step(id, Event::Exited { generation, is_final: ended.exit.is_final(), draw: random_unit() });
+        self.record(id, &ended, uptime.unwrap_or_default(), &before);
         let Some(slot) = self.slot(id) else { return };
         let (component, instance, next) = (id.component.name(), id.instance, slot.machine.label());
-        let (uptime_ms, exit) = (millis(uptime.unwrap_or_default()), &ended.exit);
+        let (uptime_ms, exit, peak_rss_bytes) = (millis(uptime.unwrap_or_default()), &ended.exit, ended.peak_rss_bytes);
         match slot.machine.state() {
             _ if ended.stopped.is_some() => {
                 tracing::info!(component, instance, generation, child.pid = pid, %exit, uptime_ms, peak_rss_bytes, "component ended");

@@ -30,13 +30,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use serde::{Deserialize, Serialize};
 use tokio::{process::Command, time::timeout};
 
-use crate::{
-    binaries::Binaries,
-    child::{NOT_HANDED_ON, plain},
-    component::Component,
-    reexec,
-    state::StateFile,
-};
+use crate::{binaries::Binaries, child::NOT_HANDED_ON, component::Component, output::plain, reexec, state::StateFile};
 
 /// The supervisor's own binary.
 pub(crate) const SUPERVISOR: &str = "gatehouse-supervisor";

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use gatehouse_chassis::ipc;
 use gatehouse_proto::{
     audit::GENESIS,
-    internal::v1::{AuditRecord, ChainedAuditRecord, ListAuditRequest, VerifyAuditRequest},
+    internal::v1::{AuditRecord, ChainedAuditRecord, ListAuditRequest, VerifyAuditRequest, admin_client::AdminClient},
 };
 
 use crate::{Suite, wait};
@@ -16,11 +17,16 @@ pub struct Trail(pub Vec<ChainedAuditRecord>);
 impl Trail {
     /// Reads it through the admin process, page by page.
     pub async fn read(suite: &Suite) -> Self {
+        Self::read_through(suite.admin()).await
+    }
+
+    /// The same through any.
+    pub async fn read_through(mut admin: AdminClient<ipc::Channel>) -> Self {
         let mut rows = Vec::new();
         let mut before_seq = 0;
         loop {
             let request = ListAuditRequest { limit: 1000, before_seq, ..Default::default() };
-            let page = suite.admin().list_audit(request).await.expect("list the audit trail").into_inner().records;
+            let page = admin.list_audit(request).await.expect("list the audit trail").into_inner().records;
             let Some(oldest) = page.last() else { break };
             before_seq = oldest.seq;
             rows.extend(page);
@@ -58,11 +64,16 @@ impl Trail {
 
     /// Fails the test unless the chain is whole, by our reckoning and by the suite's.
     pub async fn check(&self, suite: &Suite) {
+        self.check_through(suite.admin()).await;
+    }
+
+    /// The same through any admin process.
+    pub async fn check_through(&self, mut admin: AdminClient<ipc::Channel>) {
         let mut head = GENESIS;
         for row in &self.0 {
             head.verify_next(row).unwrap_or_else(|broken| panic!("the chain breaks: {broken}"));
         }
-        let verdict = suite.admin().verify_audit(VerifyAuditRequest {}).await.expect("verify the audit trail").into_inner();
+        let verdict = admin.verify_audit(VerifyAuditRequest {}).await.expect("verify the audit trail").into_inner();
         assert!(verdict.intact, "{verdict:?}");
         assert!(verdict.head_seq >= head.seq && verdict.records >= head.seq, "{verdict:?}, while {} rows were listed", head.seq);
     }

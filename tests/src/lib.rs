@@ -12,6 +12,7 @@ pub mod backend;
 pub mod binaries;
 pub mod device;
 pub mod downstream;
+pub mod generations;
 pub mod http;
 pub mod load;
 pub mod metrics;

@@ -199,7 +199,7 @@ impl Suite {
 
     /// A client of the operators' local socket.
     #[must_use]
-    pub fn admin(&self) -> AdminClient<Channel> {
+    pub fn admin(&self) -> AdminClient<ipc::Channel> {
         AdminClient::new(ipc::channel(self.runtime_dir().join("admin.sock")))
     }
 

@@ -10,8 +10,9 @@ use gatehouse_chassis::{
     Process, Shutdown,
     audit::Recorder,
     config::{Config as _, Reader, Shared, Source},
-    connections::{self, ConnectionMetrics},
+    connections::{self, ConnectionMetrics, Farewell},
     ipc,
+    members::Members,
     redis::{Entry, Redis},
     sockets::{Inherited, Listener},
     watchdog::Pulse,
@@ -105,7 +106,7 @@ impl House {
             trail: AuditTrailClient::new(ipc::channel(shared.local_socket("auditor", 0))),
             supervisor: SupervisorClient::new(ipc::channel(shared.local_socket("supervisor", 0))),
         };
-        let router = http::router(&process, operations.clone(), Scraper::new(&process), tokens);
+        let router = http::router(&process, operations.clone(), Scraper::new(&process, Members::follow(&process).await), tokens);
         let token = std::fs::read_to_string(shared.state_dir.join(tokens::FILE)).unwrap_or_default().trim().to_owned();
         Admin { process, router, service: Service(operations), sessions, redis, token }
     }
@@ -114,7 +115,15 @@ impl House {
     pub fn serve(&self, component: &str, instance: u32, router: Router) {
         let socket = tokio::net::UnixListener::bind(self.shared().local_socket(component, instance)).unwrap();
         let metrics = ConnectionMetrics::new(&gatehouse_chassis::metrics::Metrics::new("other", 0));
-        let serve = connections::serve("local", Listener::Unix(socket), router, metrics, self.others.clone(), Pulse::default());
+        let serve = connections::serve(
+            "local",
+            Listener::Unix(socket),
+            router,
+            metrics,
+            Farewell::at_once(),
+            self.others.clone(),
+            Pulse::default(),
+        );
         self.others.spawn("other", serve);
     }
 }

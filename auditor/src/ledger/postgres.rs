@@ -12,6 +12,9 @@ use super::{ADVANCE, HEAD, Ledger, LedgerError, POSITION, Position, columns};
 /// "gateaudi" in ASCII: the advisory lock of the one writer of this database.
 const WRITER: i64 = 0x6761_7465_6175_6469;
 
+/// What a lock that did not become free in time is called.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 const INSERT: &str = concat!(
     "INSERT INTO audit_events (",
     columns!(),
@@ -27,12 +30,23 @@ pub struct PostgresLedger {
 }
 
 impl Ledger for PostgresLedger {
-    async fn open(database: &Database) -> Result<Self, LedgerError> {
+    async fn open(database: &Database, wait: bool) -> Result<Self, LedgerError> {
         let Connection::Postgres(mut connection) = database.connect().await.map_err(LedgerError::Connect)? else {
             return Err(LedgerError::Connect(anyhow::anyhow!("{database} is not PostgreSQL")));
         };
         let locked: bool = query_scalar("SELECT pg_try_advisory_lock($1)").bind(WRITER).fetch_one(&mut connection).await?;
-        if locked { Ok(Self { connection }) } else { Err(LedgerError::Held) }
+        if locked {
+            return Ok(Self { connection });
+        }
+        if wait {
+            // For as long as the connection's lock_timeout allows; the server wakes us the moment that it is free.
+            match query("SELECT pg_advisory_lock($1)").bind(WRITER).execute(&mut connection).await {
+                Ok(_) => return Ok(Self { connection }),
+                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(LedgerError::Held)
     }
 
     async fn head(&mut self) -> Result<(i64, Vec<u8>), LedgerError> {
@@ -89,5 +103,10 @@ impl Ledger for PostgresLedger {
 
     async fn commit(&mut self) -> sqlx::Result<()> {
         raw_sql("COMMIT").execute(&mut self.connection).await.map(|_| ())
+    }
+
+    async fn close(self) {
+        // The lock goes with the session.
+        Connection::Postgres(self.connection).close().await;
     }
 }

@@ -1,12 +1,19 @@
 //! SQLite: the writer holds a lock on a file beside the database as long as it lives; rows go in several to a statement.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    time::{Duration, Instant},
+};
 
 use gatehouse_migrations::{Connection, Database};
 use gatehouse_proto::{audit::Head, internal::v1::ChainedAuditRecord};
 use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr, SqliteConnection, query, query_as, query_scalar, raw_sql};
 
 use super::{ADVANCE, HEAD, Ledger, LedgerError, POSITION, Position, columns};
+
+/// How long to wait for another writer's end, and how often to look.
+const WAIT: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Rows of one INSERT. Each statement is a trip to the driver's thread and back; beyond some dozens, more rows save nothing.
 const ROWS: usize = 64;
@@ -24,16 +31,21 @@ pub struct SqliteLedger {
 }
 
 impl Ledger for SqliteLedger {
-    async fn open(database: &Database) -> Result<Self, LedgerError> {
+    async fn open(database: &Database, wait: bool) -> Result<Self, LedgerError> {
         let Connection::Sqlite(connection) = database.connect().await.map_err(LedgerError::Connect)? else {
             return Err(LedgerError::Connect(anyhow::anyhow!("{database} is not SQLite")));
         };
         let path = database.file().unwrap_or_else(|| std::path::Path::new("audit.db")).with_extension("db.lock");
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(LedgerError::Lock)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { connection, one: insert(1), many: insert(ROWS), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(LedgerError::Held),
-            Err(TryLockError::Error(error)) => Err(LedgerError::Lock(error)),
+        let begun = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { connection, one: insert(1), many: insert(ROWS), _lock: lock }),
+                // A thread that waits in the kernel could not be called off.
+                Err(TryLockError::WouldBlock) if wait && begun.elapsed() < WAIT => tokio::time::sleep(LOOK).await,
+                Err(TryLockError::WouldBlock) => return Err(LedgerError::Held),
+                Err(TryLockError::Error(error)) => return Err(LedgerError::Lock(error)),
+            }
         }
     }
 
@@ -96,6 +108,11 @@ impl Ledger for SqliteLedger {
 
     async fn commit(&mut self) -> sqlx::Result<()> {
         raw_sql("COMMIT").execute(&mut self.connection).await.map(|_| ())
+    }
+
+    async fn close(self) {
+        // The file is left in good order before the next one has it.
+        Connection::Sqlite(self.connection).close().await;
     }
 }
 

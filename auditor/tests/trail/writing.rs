@@ -49,7 +49,7 @@ async fn records_become_rows_that_chain_and_verify(house: &mut House) {
 /// Reads what waits, as a process that dies before its next step does.
 async fn read(house: &House) -> Vec<Entry> {
     house.database().ready(true).await.unwrap();
-    Intake::new(house.redis().await, STREAM.to_owned()).read(true).await.unwrap()
+    Intake::new(house.redis().await, STREAM.to_owned()).read(true, std::future::pending()).await.unwrap()
 }
 
 async fn commit<L: Ledger>(house: &House, entries: &[Entry]) {

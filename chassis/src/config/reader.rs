@@ -196,6 +196,22 @@ impl<'a> Section<'a> {
         Key { section: self, name, variable: None }
     }
 
+    /// Opens `[this.name]`; an absent one is empty. Call [`Section::finish`] on it, too.
+    pub fn section<'s>(&'s mut self, name: &'static str) -> Section<'s> {
+        self.asked.push(name);
+        let path = format!("{}.{name}", self.name);
+        let table = match self.table.entries.remove(name) {
+            None => Table::default(),
+            Some(Node::Table(table)) => table,
+            Some(other) => {
+                let place = self.reader.place(other.line(), &path);
+                self.reader.problem(place, format!("is a section: write [{path}]"));
+                Table::default()
+            }
+        };
+        Section { reader: &mut *self.reader, name: path, table, asked: Vec::new() }
+    }
+
     /// Notes a problem with a key that was read, at its place in the file, for checks that span keys.
     pub fn problem(&mut self, key: &str, message: impl Into<String>) {
         let line = self.table.entries.get(key).map_or(self.table.line, Node::line);

@@ -6,8 +6,8 @@ mod session;
 use std::{path::Path, time::Duration};
 
 use clap::Subcommand;
+use gatehouse_chassis::ipc::Channel;
 use gatehouse_proto::internal::v1::admin_client::AdminClient;
-use tonic::transport::Channel;
 
 use crate::{failure::Failure, local, output::Output, place::Place};
 

@@ -1,7 +1,6 @@
 //! `gatehouse restart`, `stop`, `start`, `scale`, `upgrade`: asks the supervisor for one change and, unless told otherwise, waits for what comes of it.
 
 mod follow;
-mod target;
 mod verdict;
 
 use std::{
@@ -12,17 +11,21 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, value_parser};
+use gatehouse_chassis::ipc::Channel;
 use gatehouse_proto::{
     control::{CLAIMED_USER, MAX_INSTANCES, MAX_REASON_BYTES},
     internal::v1::{ChangeRequest, ChangesRequest, Scale, Upgrade, VerdictRequest, change_request, supervisor_client::SupervisorClient},
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep};
-use tonic::{Code, Request, transport::Channel};
+use tonic::{Code, Request};
 
+use super::{
+    target::{Scalable, Target},
+    time::duration,
+};
 use crate::{failure::Failure, local, output::Output, place::Place};
 use follow::{Progress, follow};
-use target::{Scalable, Target};
 pub use verdict::{document, sentence};
 
 const PEER: &str = "the supervisor";
@@ -205,9 +208,4 @@ fn read_path(directory: &Path) -> Result<String, Failure> {
         return Err(Failure::Usage(format!("--from {}: is no directory", directory.display())));
     }
     found.into_os_string().into_string().map_err(|path| Failure::Usage(format!("--from {}: is not UTF-8", path.display())))
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
-    parsed.ok_or_else(|| "is no length of time; write 500ms, 30s or 5m".to_owned())
 }

@@ -4,6 +4,7 @@
 mod admin;
 mod change;
 mod exec;
+mod history;
 mod play;
 mod publish;
 mod siblings;

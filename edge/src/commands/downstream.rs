@@ -18,11 +18,7 @@ use gatehouse_proto::{
 };
 use gatehouse_sessions::{Session, verdict};
 use prometheus::IntCounterVec;
-use tonic::{
-    Code, Request, Status,
-    metadata::MetadataValue,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Endpoint};
 
 use crate::config::{Address, Backend};
 
@@ -46,7 +42,7 @@ impl Outcomes {
 #[derive(Clone, Debug)]
 pub(crate) struct Downstream {
     name: std::sync::Arc<str>,
-    client: CommandHandlerClient<Channel>,
+    client: CommandHandlerClient<ipc::Channel>,
     outcomes: Outcomes,
 }
 
@@ -108,7 +104,7 @@ impl Downstream {
     }
 }
 
-fn channel(address: &Address) -> Channel {
+fn channel(address: &Address) -> ipc::Channel {
     let authority = match address {
         Address::Unix(path) => return ipc::channel(path.clone()),
         Address::Tcp(authority) => authority.clone(),
@@ -120,6 +116,7 @@ fn channel(address: &Address) -> Channel {
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .connect_lazy()
+        .into()
 }
 
 /// See the module's head. A status with a source was made here, of a connection's failure; one without came over the wire.

@@ -3,9 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use gatehouse_chassis::{ipc, redis::Redis};
+use gatehouse_chassis::{
+    ipc::{self, Channel},
+    redis::Redis,
+};
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 use crate::relay::Pushers;
 
@@ -35,7 +37,8 @@ impl Dependencies {
 
     /// One that serves is enough: streams move to it.
     async fn any_pusher(&self) -> bool {
-        let asked: FuturesUnordered<_> = self.pushers.channels().iter().map(|channel| ipc::is_serving(channel, "", BOUND)).collect();
+        let channels = self.pushers.channels();
+        let asked: FuturesUnordered<_> = channels.iter().map(|channel| ipc::is_serving(channel, "", BOUND)).collect();
         asked.any(std::future::ready).await
     }
 }

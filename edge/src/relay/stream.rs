@@ -5,10 +5,11 @@
 //! Attached ───────────────▶ Moving ─────────────────────────────▶ Ended: UNAVAILABLE, cursor
 //!    │   ◀───────────────     │  a pusher takes it on
 //!    ├── a verdict on it ─────┴───────────────────────────────▶ Ended: the pusher's verdict
-//!    └── the edge drains (from either) ───────────────────────▶ Ended: `gateway is shutting down`, cursor
+//!    └── the edge drains, and the connection's turn comes ─────▶ Ended: `gateway is shutting down`, cursor
+//!        (from either)
 //! ```
 //!
-//! A pusher that drains alone says `gateway is shutting down`, too: here that is a loss like any other, and the client notices nothing.
+//! A pusher that drains alone says `gateway is shutting down`, too: here that is a loss, and the client notices nothing.
 
 use std::{
     future::Future,
@@ -20,14 +21,14 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::Stream;
-use gatehouse_chassis::{Shutdown, backoff::Backoff};
+use gatehouse_chassis::{backoff::Backoff, connections::Notice};
 use gatehouse_proto::{ids::StreamId, internal::v1::AttachRequest, raw::peek_event_id};
 use gatehouse_sessions::verdict;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::{
-    attach::{Attached, Pushers, is_loss},
+    attach::{Attached, Lost, Pushers, is_loss},
     ended,
 };
 
@@ -52,7 +53,7 @@ pub(super) struct Relayed {
     /// The last event that was passed on, or that the client came with.
     cursor: Option<StreamId>,
     phase: Phase,
-    draining: Pin<Box<dyn Future<Output = ()> + Send>>,
+    leaving: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// When the stream lost its pusher; until something has been delivered again, so that a pusher which takes streams and drops them does not hold
     /// the client for ever.
     lost_at: Option<Instant>,
@@ -61,13 +62,13 @@ pub(super) struct Relayed {
 }
 
 impl Relayed {
-    pub(super) fn new(pushers: Arc<Pushers>, request: AttachRequest, attached: Attached, shutdown: Shutdown) -> Self {
+    pub(super) fn new(pushers: Arc<Pushers>, request: AttachRequest, attached: Attached, notice: Notice) -> Self {
         Self {
             pushers,
             cursor: request.cursor.parse().ok(),
             request,
             phase: Phase::Attached(attached),
-            draining: Box::pin(async move { shutdown.draining().await }),
+            leaving: Box::pin(async move { notice.given().await }),
             lost_at: None,
             attached_at: Instant::now(),
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
@@ -91,6 +92,7 @@ impl Relayed {
 
     /// The pusher's stream has ended: the client's does too, or moves.
     fn lose(&mut self, instance: u32, status: Option<Status>) -> Option<Status> {
+        let drained = status.as_ref().is_some_and(verdict::is_shutting_down);
         match status {
             Some(status) if verdict::ends_stream(&status) => return Some(self.verdict(status)),
             Some(status) => tracing::debug!(pusher = instance, %status, "stream lost its pusher"),
@@ -98,15 +100,17 @@ impl Relayed {
         }
         // A stream that was silent for so long was served well.
         self.lost_at = self.lost_at.filter(|_| self.attached_at.elapsed() < PATIENCE);
-        let again = self.lost_at.is_some();
+        // One that drains has a successor which is there already, however soon that one drains, too.
+        let again = self.lost_at.is_some() && !drained;
         let until = *self.lost_at.get_or_insert_with(Instant::now) + PATIENCE;
         // The first attempt is made at once; a stream that is lost again before it brought anything waits.
         let pause = again.then(|| self.backoff.next_delay());
         if self.request.continuation {
             self.request.cursor = self.cursor.map_or_else(String::new, |cursor| cursor.to_string());
         }
+        let lost = Lost { instance, drained };
         self.phase =
-            Phase::Moving(Box::pin(moving(Arc::clone(&self.pushers), self.request.clone(), instance, until, pause, self.backoff.clone())));
+            Phase::Moving(Box::pin(moving(Arc::clone(&self.pushers), self.request.clone(), lost, until, pause, self.backoff.clone())));
         None
     }
 
@@ -131,7 +135,7 @@ impl Stream for Relayed {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        if !matches!(this.phase, Phase::Ended) && this.draining.as_mut().poll(cx).is_ready() {
+        if !matches!(this.phase, Phase::Ended) && this.leaving.as_mut().poll(cx).is_ready() {
             this.phase = Phase::Ended;
             return Poll::Ready(Some(Err(ended(verdict::shutting_down(), this.cursor))));
         }
@@ -169,7 +173,7 @@ impl Stream for Relayed {
 async fn moving(
     pushers: Arc<Pushers>,
     request: AttachRequest,
-    lost: u32,
+    lost: Lost,
     until: Instant,
     mut pause: Option<Duration>,
     mut backoff: Backoff,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use gatehouse_chassis::{
     Shutdown,
-    connections::{ConnectionMetrics, serve},
+    connections::{ConnectionMetrics, Farewell, serve},
     metrics::Metrics,
     sockets::Listener,
     watchdog::Pulse,
@@ -44,7 +44,7 @@ impl Server {
         let shutdown = Shutdown::default();
         let metrics = ConnectionMetrics::new(&Metrics::new("fake", 0));
         let listener = Listener::from_fd(socket).unwrap();
-        shutdown.spawn("fake", serve("fake", listener, router, metrics, shutdown.clone(), Pulse::default()));
+        shutdown.spawn("fake", serve("fake", listener, router, metrics, Farewell::at_once(), shutdown.clone(), Pulse::default()));
         Self { shutdown, address }
     }
 

@@ -172,11 +172,33 @@ fn an_event_behind_the_horizon_still_reaches_streams_that_have_not_passed_it() {
     assert_eq!(hub.metrics.stale.get(), 1, "an id that was passed is nobody's event");
 }
 
-#[test]
-fn a_closed_hub_takes_nobody_and_is_empty_when_the_last_has_left() {
+#[tokio::test]
+async fn a_hub_that_closes_ends_many_streams_lot_by_lot_and_serves_the_others_until_it_is_their_turn() {
+    let hub = hub(60_000);
+    let places: Vec<_> = (0..1000).map(|i| hub.join(&i.to_string(), &i.to_string(), None).unwrap()).collect();
+    let ended = || places.iter().filter(|place| place.seat().listen(Waker::noop()).is_some()).count();
+    let closing = hub.close(Duration::from_millis(50));
+    let watching = async {
+        let mut seen = vec![0];
+        while seen.last() < Some(&1000) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let now = ended();
+            if seen.last() != Some(&now) {
+                seen.push(now);
+            }
+        }
+        seen
+    };
+    let ((), seen) = tokio::join!(closing, watching);
+    assert!(seen.len() >= 4 && seen[1] == 200, "{seen:?}");
+    assert_eq!(hub.join("late", "late", None).err(), Some(Closed));
+}
+
+#[tokio::test]
+async fn a_closed_hub_takes_nobody_and_is_empty_when_the_last_has_left() {
     let hub = hub(60_000);
     let place = hub.join("a", "a1", None).unwrap();
-    hub.close();
+    hub.close(Duration::ZERO).await;
     assert_eq!(place.seat().listen(Waker::noop()), Some(Ending::ShuttingDown));
     assert_eq!(hub.join("a", "a1", None).err(), Some(Closed));
     assert_eq!(*hub.open.borrow(), 1);

@@ -26,7 +26,7 @@ use gatehouse_pusher::Config;
 use gatehouse_testkit::RedisServer;
 use prost::Message as _;
 use tempfile::TempDir;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming};
 
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -147,7 +147,7 @@ pub fn device() -> Signer {
 /// A pusher in this process; drained when dropped.
 pub struct Pusher {
     pub process: Process,
-    pub channel: Channel,
+    pub channel: ipc::Channel,
 }
 
 impl Pusher {

@@ -110,7 +110,7 @@ async fn health_is_served_and_a_watch_does_not_hold_up_the_drain() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
     let bench = Bench::start();
     let (pusher, channel) = public(&bench).await;
-    assert!(gatehouse_chassis::ipc::is_serving(&channel, "gateway.v1.Gateway", PATIENCE).await);
+    assert!(gatehouse_chassis::ipc::is_serving(&channel.clone().into(), "gateway.v1.Gateway", PATIENCE).await);
     let mut watch = HealthClient::new(channel).watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     watch.message().await.unwrap();
     pusher.process.shutdown().drain();

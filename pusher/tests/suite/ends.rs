@@ -1,6 +1,9 @@
 //! How streams end: by a verdict, with a cursor that is worth something.
 
-use std::time::Duration;
+use std::{
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    time::Duration,
+};
 
 use gatehouse_proto::{gateway::v1::server_time::Resume, session::Status as SessionStatus};
 use tonic::Code;
@@ -181,8 +184,12 @@ async fn a_revocation_that_races_with_the_attach_always_wins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn draining_ends_every_stream_with_where_to_resume() {
     let bench = Bench::start();
-    let pusher = bench.pusher("").await;
+    let socket = bench.socket("shared.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let lend = || [("local", OwnedFd::from(listener.try_clone().unwrap()))];
+    let pusher = bench.pusher_on("", 0, socket.clone(), lend()).await;
     let (mut reading, mut silent) = (greeted(&pusher, "a1").await, greeted(&pusher, "b1").await);
+    let successor = bench.pusher_on("", 0, socket.clone(), lend()).await;
     bench.publish("a", "last");
     assert_eq!(reading.payloads(1).await, ["last"]);
     pusher.process.shutdown().drain();
@@ -191,13 +198,11 @@ async fn draining_ends_every_stream_with_where_to_resume() {
         assert_eq!((left, status.code(), status.message()), (0, Code::Unavailable, "gateway is shutting down"));
         assert_eq!(Some(trailers(&status)), client.cursor());
     }
-    // The local socket stays open to the end.
-    let refused = pusher.try_attach("a1", String::new(), false).await.err().unwrap();
-    assert_eq!(refused.message(), "gateway is shutting down");
-    within("everything ends", pusher.process.shutdown().finished()).await;
-    let other = bench.pusher("").await;
+    // Whoever had a connection to it has one to its successor now, and no call of theirs fails.
     bench.publish("a", "after");
-    let mut resumed = other.attach("a1", reading.cursor()).await;
+    let mut resumed = pusher.attach("a1", reading.cursor()).await;
+    within("everything ends", pusher.process.shutdown().finished()).await;
+    assert!((successor.metric("push_streams") - 1.0).abs() < f64::EPSILON);
     assert_eq!(resumed.server_time().await.1, Resume::Complete);
     assert_eq!(resumed.payloads(1).await, ["after"]);
 }

@@ -5,28 +5,15 @@
 
 use std::{
     cell::RefCell,
-    fs::{self, OpenOptions},
-    io::{self, IsTerminal as _},
-    os::{
-        fd::OwnedFd,
-        unix::{
-            fs::{FileTypeExt as _, OpenOptionsExt as _},
-            process::CommandExt as _,
-        },
-    },
+    io,
+    os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Command, Stdio},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use gatehouse_chassis::{
-    Shutdown,
-    config::{LogFormat, Shared},
-    sockets::LANE_FD,
-};
-use nix::libc;
-use tokio::{net::unix::pipe, sync::oneshot, time::timeout};
+use gatehouse_chassis::sockets::LANE_FD;
 
 use super::{
     Ended, Lanes, Launched,
@@ -34,15 +21,15 @@ use super::{
     cgroup::{Cgroups, Leaf},
     lane::{Claim, Record},
     limits,
-    output::{Sink, Style, Tail, copy},
     process::Handle,
 };
 use crate::{
     Config,
     binaries::{Binaries, build_of},
-    component::Component,
+    component::{Component, SlotId},
     config::Limits,
     control::millis,
+    output::{Capture, Output, Said},
     redis::Embedded,
     sockets::Sockets,
     watch,
@@ -50,8 +37,6 @@ use crate::{
 
 /// `SD_LISTEN_FDS_START`.
 const FIRST_FD: i32 = 3;
-/// After the exit, how long what was said last may take to arrive. A grandchild may hold the pipe open for ever.
-const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Tells a process which generation it is: for the supervisor that finds it when its lane cannot say.
 pub(super) const GENERATION: &str = "GATEHOUSE_GENERATION";
 /// What the process above us said to us, not to our children.
@@ -69,8 +54,7 @@ pub(crate) struct Launcher {
     sockets: Sockets,
     redis: Option<Embedded>,
     notify: PathBuf,
-    style: Style,
-    readers: Shutdown,
+    output: Output,
 }
 
 /// Which process of a slot.
@@ -85,15 +69,13 @@ impl Launcher {
     /// Starts nothing yet. Moves ourselves into a cgroup of our own, where that may be.
     pub(crate) fn new(
         config: &Config,
-        shared: &Shared,
         binaries: Binaries,
         lanes: Lanes,
         sockets: Sockets,
         redis: Option<Embedded>,
         notify: PathBuf,
+        output: Output,
     ) -> Self {
-        let text = shared.log.format.map_or_else(|| io::stderr().is_terminal(), |format| format == LogFormat::Text);
-        let style = if text { Style::Text } else { Style::Json };
         let cgroups = Cgroups::open()
             .inspect_err(|why| tracing::info!(why, "components have no cgroups; limits are kept as far as they go without"))
             .ok();
@@ -106,8 +88,7 @@ impl Launcher {
             sockets,
             redis,
             notify,
-            style,
-            readers: Shutdown::default(),
+            output,
         }
     }
 
@@ -136,19 +117,14 @@ impl Launcher {
         &self.binaries
     }
 
-    /// Whether people read the log.
-    pub(crate) fn is_text(&self) -> bool {
-        self.style == Style::Text
+    /// What the children say.
+    pub(crate) const fn output(&self) -> &Output {
+        &self.output
     }
 
     /// Starts a process; the future resolves when it has ended, nothing of it is left, and its last words have arrived.
-    pub(crate) fn launch(
-        &self,
-        component: Component,
-        instance: u32,
-        generation: u32,
-        tail: &Tail,
-    ) -> io::Result<(Launched, impl Future<Output = Ended> + use<>)> {
+    pub(crate) fn launch(&self, slot: SlotId, generation: u32) -> io::Result<(Launched, impl Future<Output = Ended> + use<>)> {
+        let SlotId { component, instance } = slot;
         let which = Which { component, instance, generation };
         let claim = self.lanes.claim(component, instance)?;
         let (mut command, build) = match (&self.redis, component) {
@@ -157,30 +133,38 @@ impl Launcher {
         };
         self.lend(&mut command, which, claim.as_ref())?;
         let leaf = self.leaf(which);
-        let mut child = command.stderr(Stdio::piped()).process_group(0).spawn()?;
-        // With it our descriptor of the lane is closed.
+        if let Some(Err(error)) = leaf.as_ref().map(|leaf| leaf.enter_first(&mut command)) {
+            tracing::warn!(component = component.name(), instance, %error, "not in its cgroup from the first");
+        }
+        let (stdout, stderr, capture) = Capture::new(self.output.speaker(slot))?;
+        let mut child = command.stdout(stdout).stderr(stderr).process_group(0).spawn()?;
+        // With it our descriptor of the lane is closed, and so are our copies of the child's ends: while they are open the pipes have no end.
         drop(command);
-        let (launched, ended) = self.follow(which, child.id(), build, claim, leaf).inspect_err(|_| {
+        let followed = self.follow(which, child.id(), build, claim, leaf).and_then(|followed| Ok((followed, capture.read()?)));
+        let ((launched, ended), said) = followed.inspect_err(|_| {
             // What cannot be watched must not run beside the one that is started in its place. If it has gone already, all the better.
             let _gone = child.kill();
             let _reaped = child.wait();
         })?;
-        let said = self.listen(which, child.stdout.take().map(Into::into), child.stderr.take().map(Into::into), tail);
-        Ok((launched, last_words(ended, said)))
+        Ok((Launched { words: said.words(), ..launched }, last_words(ended, said)))
     }
 
     /// Takes over a process that another supervisor started; else the same as [`Launcher::launch`]. An error: it has gone.
-    pub(crate) fn adopt(&self, found: &Found, tail: &Tail) -> io::Result<(Launched, impl Future<Output = Ended> + use<>)> {
+    pub(crate) fn adopt(&self, found: &Found) -> io::Result<(Launched, impl Future<Output = Ended> + use<>)> {
         let which = Which { component: found.component, instance: found.instance, generation: found.generation };
         let (launched, ended) = found.watch(&self.lanes, &|| {
             let limits = self.limits_of(found.component);
             let leaf = self.cgroups.as_ref().and_then(|cgroups| cgroups.of(found.pid, &limits));
             self.confine(found.component, found.pid, leaf.or_else(|| self.leaf(which)))
         })?;
-        // The server's stdout is its log; ours have that of the supervisor, who may be gone.
-        let stdout = (!found.component.is_ours()).then(|| reopen(found.pid, 1)).flatten();
-        let said = self.listen(which, stdout, reopen(found.pid, 2), tail);
-        Ok((launched, last_words(ended, said)))
+        let speaker = self.output.speaker(found.slot());
+        let capture = Capture::reopen(found.pid, speaker.clone()).unwrap_or_else(|error| {
+            // It may have ended already.
+            tracing::info!(child.pid = found.pid, %error, "what it says cannot be read");
+            Capture::nothing(speaker)
+        });
+        let said = capture.read()?;
+        Ok((Launched { words: said.words(), ..launched }, last_words(ended, said)))
     }
 
     /// One of ours: `--config`, and where readiness is told.
@@ -198,7 +182,7 @@ impl Launcher {
             .env("NOTIFY_SOCKET", &self.notify)
             .env("WATCHDOG_USEC", watch::WINDOW.as_micros().to_string())
             // Their stderr is a pipe; ours decides what is legible.
-            .env("LOG_FORMAT", if self.is_text() { "text" } else { "json" })
+            .env("LOG_FORMAT", if self.output.is_text() { "text" } else { "json" })
             .stdin(Stdio::null());
         Ok((command, pinned.build.clone()))
     }
@@ -275,47 +259,15 @@ impl Launcher {
         Launched::new(handle, taken, which.generation, build, started)
     }
 
-    /// Reads what it says; resolves when it has closed both.
-    fn listen(&self, which: Which, stdout: Option<OwnedFd>, stderr: Option<OwnedFd>, tail: &Tail) -> impl Future<Output = ()> + use<> {
-        let style = if which.component.is_ours() { self.style } else { Style::Logged };
-        let sink = Sink { component: which.component.name(), instance: which.instance, style, tail: tail.clone() };
-        let (heard, said) = oneshot::channel::<()>();
-        let [out, err] = [stdout, stderr].map(|pipe| {
-            let (pipe, sink) = (pipe.and_then(|pipe| pipe::Receiver::from_owned_fd(pipe).ok()), sink.clone());
-            async move {
-                if let Some(pipe) = pipe {
-                    copy(pipe, sink).await;
-                }
-            }
-        });
-        self.readers.spawn("output", async move {
-            tokio::join!(out, err);
-            // Nobody waits for it any more when it comes late.
-            let _late = heard.send(());
-        });
-        async move {
-            let _gone = said.await;
-        }
-    }
-
     /// No child is left: nothing more is read, and no local socket needed.
-    pub(crate) fn close(&mut self) {
-        self.readers.abort();
+    pub(crate) async fn close(&mut self) {
+        self.output.close().await;
         self.sockets.close();
     }
 }
 
-async fn last_words(ended: impl Future<Output = Ended>, said: impl Future<Output = ()>) -> Ended {
+async fn last_words(ended: impl Future<Output = Ended>, said: Said) -> Ended {
     let ended = ended.await;
-    let _late = timeout(LAST_WORDS, said).await;
+    said.all().await;
     ended
-}
-
-/// The pipe that a process writes to, from its other end. Its supervisor was that end; whoever else may be, of a terminal or a file, is not to be robbed.
-fn reopen(pid: u32, fd: u32) -> Option<OwnedFd> {
-    let path = format!("/proc/{pid}/fd/{fd}");
-    let is_pipe = fs::metadata(&path).is_ok_and(|found| found.file_type().is_fifo());
-    // Without the flag it would wait for somebody who writes, who may have gone just now.
-    let open = || OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).ok();
-    is_pipe.then(open).flatten().map(Into::into)
 }

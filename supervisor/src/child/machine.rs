@@ -268,6 +268,20 @@ impl Machine {
         }
     }
 
+    /// Ends that count against it, since it was last ready for long enough.
+    pub(crate) const fn exits_in_a_row(&self) -> u32 {
+        self.exits_in_a_row
+    }
+
+    /// When it is started again, if that is set.
+    pub(crate) const fn next_start(&self) -> Option<Instant> {
+        match self.state {
+            State::BackingOff { until } => Some(until),
+            State::Quarantined { probe_at } => probe_at,
+            _ => None,
+        }
+    }
+
     /// When the driver must send [`Event::Tick`].
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let lead = match self.state {

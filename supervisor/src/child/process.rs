@@ -30,6 +30,7 @@ use tokio::{
 pub(super) use stat::Stat;
 
 use super::{Exit, cgroup::Leaf, lane::Taken};
+use crate::output::Words;
 
 /// After the end of a process that is no child of ours, how long what it said may take to be heard.
 const LAST_WORD: Duration = Duration::from_millis(200);
@@ -49,9 +50,8 @@ pub(crate) struct Launched {
     /// Of its binary: `0.1.0 (1a2b3c4d)`.
     pub(crate) build: String,
     pub(crate) since: Instant,
-    /// The same as a time of day.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the exit ledger"))]
-    pub(crate) started: SystemTime,
+    /// What it said last.
+    pub(crate) words: Words,
     pub(super) handle: Rc<Handle>,
     pub(super) said: watch::Sender<Option<i32>>,
 }
@@ -91,8 +91,8 @@ impl Launched {
         let ended = ended(Rc::clone(&handle), lane, hears)?;
         let since = Instant::now();
         let age = started.elapsed().unwrap_or_default();
-        let launched =
-            Self { pid: handle.pid, generation, lane: name, build, since: since.checked_sub(age).unwrap_or(since), started, handle, said };
+        let since = since.checked_sub(age).unwrap_or(since);
+        let launched = Self { pid: handle.pid, generation, lane: name, build, since, words: Words::default(), handle, said };
         Ok((launched, ended))
     }
 

@@ -186,7 +186,9 @@ async fn who_waits_when_the_driver_leaves_is_told_and_the_next_one_is_refused() 
 async fn members_are_told_at_once_and_after_every_change() {
     let mut house = House::new(NO_REDIS, &Access::default());
     let members = |count| Members { members: (0..count).map(|instance| Member { component: "pusher".into(), instance }).collect() };
+    let mut early = house.client().watch_members(WatchMembersRequest {}).await.unwrap().into_inner();
     house.ends().members.send_replace(members(1));
+    assert_eq!(early.next().await.unwrap().unwrap(), members(1), "not that there are none");
     let mut watched = house.client().watch_members(WatchMembersRequest {}).await.unwrap().into_inner();
     assert_eq!(watched.next().await.unwrap().unwrap(), members(1));
     house.ends().members.send_replace(members(4));

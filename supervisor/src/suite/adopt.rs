@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     child::{
-        Ended, Event, Exit, Other, State, Tail,
+        Ended, Event, Exit, Other, State,
         adopt::{self, Found},
     },
     component::{Component, SlotId},
@@ -81,8 +81,8 @@ impl Suite {
     }
 
     fn take_over(&mut self, id: SlotId, found: &Found) {
-        let (component, instance, generation, tail) = (id.component, id.instance, found.generation, Tail::default());
-        let (launched, ended) = match self.parts.launcher.adopt(found, &tail) {
+        let (component, instance, generation) = (id.component, id.instance, found.generation);
+        let (launched, ended) = match self.parts.launcher.adopt(found) {
             Ok(adopted) => adopted,
             Err(error) => {
                 tracing::info!(component = component.name(), instance, generation, child.pid = found.pid, %error, "ended before it was adopted");
@@ -94,7 +94,7 @@ impl Suite {
         self.exits.push(ended.map(move |ended| (id, generation, ended)).boxed_local());
         let awake = self.attention.now();
         let Some(slot) = self.slot_mut(id) else { return };
-        slot.run(launched, tail);
+        slot.run(launched);
         let (leads, is_ready) = (slot.machine.lead() == generation, slot.machine.is_ready());
         let state = match slot.machine.other() {
             Some(Other::Outgoing { generation: other, .. }) if other == generation => "draining",

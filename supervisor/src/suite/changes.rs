@@ -103,6 +103,7 @@ impl Suite {
         for slot in self.slots.iter_mut().filter(|slot| surplus.contains(&slot.id)) {
             slot.leaving = true;
         }
+        self.publish_members();
         (Task::Remove, surplus)
     }
 
@@ -303,7 +304,7 @@ fn started(slot: &Slot, from: u32, to: u32) -> Option<Result<String, String>> {
         return Some(Ok(format!("{ready}{drained}")));
     }
     if let Some(end) = slot.end_of(to) {
-        let words = end.words.as_ref().map(|words| format!(": {words}")).unwrap_or_default();
+        let words = end.words.last().map(|words| format!(": {words}")).unwrap_or_default();
         let when = if end.ready_after.is_some() { "after it was ready" } else { "before it was ready" };
         return Some(Err(format!("generation {to} ended {when}, {}{words}{goes_on}", end.exit)));
     }

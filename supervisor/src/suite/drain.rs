@@ -74,7 +74,7 @@ impl Suite {
 
     /// The report, and how all this ended.
     pub(super) fn finish(self) -> anyhow::Result<()> {
-        report::log(&self.slots, self.parts.launcher.is_text());
+        report::log(&self.slots, self.parts.launcher.output().is_text());
         let overran =
             self.slots.iter().filter(|slot| slot.stopped.as_ref().is_some_and(|stopped| stopped.outcome == report::Outcome::Killed));
         let overran: Vec<_> = overran.map(|slot| label(slot.id)).collect();

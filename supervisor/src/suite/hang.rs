@@ -1,6 +1,9 @@
 //! A child that makes no progress: another takes its place at once, while it is dumped, aborted, and killed if that does not end it.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt as _;
 use gatehouse_chassis::backoff::random_unit;
@@ -42,6 +45,7 @@ impl Suite {
             found |= words.iter().any(|word| *word != Word::Alive);
             self.said(pid, &words);
         }
+        self.sample_memory(Instant::now());
         let now = self.attention.look(Instant::now());
         for id in self.ids() {
             let Some(slot) = self.slot(id) else { continue };
@@ -86,18 +90,20 @@ impl Suite {
         let subject = format!("{}.g{generation}", label(id));
         let dump = dump::threads(pid, &subject, process.hung.as_deref().unwrap_or_default(), &dumps);
         let dumped = async move {
-            match dump.await {
+            let dump = dump.await;
+            match &dump {
                 Ok(path) => tracing::info!(component, instance, child.pid = pid, "its threads are dumped in {}", path.display()),
                 Err(error) => tracing::warn!(component, instance, child.pid = pid, %error, "its threads are not dumped"),
             }
-            (id, generation)
+            (id, generation, dump.ok())
         };
         self.dumps.push(dumped.boxed_local());
     }
 
     /// What can be known about it is known.
-    pub(super) fn dumped(&mut self, id: SlotId, generation: u32) {
-        if let Some(process) = self.slot(id).and_then(|slot| slot.process(generation)) {
+    pub(super) fn dumped(&mut self, id: SlotId, generation: u32, dump: Option<PathBuf>) {
+        if let Some(process) = self.slot_mut(id).and_then(|slot| slot.process_mut(generation)) {
+            process.dump = dump;
             process.launched.abort();
         }
     }

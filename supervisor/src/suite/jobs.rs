@@ -125,6 +125,14 @@ impl Jobs {
         self.running.iter().filter_map(|job| Some(job.current?.until)).min()
     }
 
+    /// Which change concerns that slot now, who wants it, and why.
+    pub(super) fn whose(&self, id: SlotId) -> Option<String> {
+        let job = self.running.iter().find(|job| job.current.is_some_and(|current| current.slot == id))?;
+        let Order { change, actor, reason, .. } = job.orders.first()?;
+        let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        Some(format!("{change}, by {actor}{reason}"))
+    }
+
     /// Whether that slot is being added.
     pub(super) fn is_adding(&self, id: SlotId) -> bool {
         self.running.iter().any(|job| job.task == Task::Add && job.current.is_some_and(|current| current.slot == id))

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use gatehouse_chassis::outlet::Outlet;
 use gatehouse_proto::internal::v1::{Member, Members, StatusResponse};
 use sd_notify::NotifyState;
 
@@ -16,10 +15,6 @@ use crate::{
 impl Suite {
     /// After every event.
     pub(super) fn publish(&self, ready: bool) {
-        let dropped = Outlet::stderr().take_dropped();
-        if dropped > 0 {
-            tracing::warn!(lines = dropped, "lines dropped: stderr is not read fast enough");
-        }
         let (instances, started): (Vec<_>, Vec<Option<Instant>>) = self.slots.iter().flat_map(Slot::statuses).unzip();
         let draining = matches!(self.phase, Phase::Draining { .. });
         let line = summary(&instances);
@@ -36,14 +31,19 @@ impl Suite {
             *snapshot = Snapshot { status, started };
             changed
         });
+        self.publish_members();
+        // systemd alone reads it, if it is there.
+        let _unread = changed.then(|| sd_notify::notify(&[NotifyState::Status(&line)]));
+    }
+
+    /// To be called before one that is removed is asked to drain, so that nobody brings its streams back to it.
+    pub(super) fn publish_members(&self) {
         let members = self.members();
         self.parts.ends.members.send_if_modified(|published| {
             let changed = *published != members;
             *published = members;
             changed
         });
-        // systemd alone reads it, if it is there.
-        let _unread = changed.then(|| sd_notify::notify(&[NotifyState::Status(&line)]));
     }
 
     /// Who takes new work. One that crashed belongs to them: its clients wait for the next generation.

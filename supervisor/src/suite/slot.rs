@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -9,8 +10,9 @@ use gatehouse_proto::internal::v1::InstanceStatus;
 
 use super::report::{Outcome, Stopped};
 use crate::{
-    child::{Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Tail, Then},
+    child::{self, Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Then},
     component::SlotId,
+    output::Words,
     watch::{Awake, Watch},
 };
 
@@ -48,7 +50,6 @@ pub(crate) struct Running {
     pub(crate) launched: Launched,
     pub(crate) generation: u32,
     pub(crate) since: Instant,
-    pub(crate) tail: Tail,
     /// How long it took to become ready.
     pub(crate) ready_after: Option<Duration>,
     /// When it was asked to stop.
@@ -60,17 +61,39 @@ pub(crate) struct Running {
     watch: Option<Watch>,
     /// It makes no progress, and ends for it: what stands still.
     pub(crate) hung: Option<String>,
+    /// Where its threads are dumped.
+    pub(crate) dump: Option<PathBuf>,
 }
 
 /// A process that ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Ended {
     pub(crate) generation: u32,
+    /// As it is told.
     pub(crate) exit: Exit,
-    pub(crate) words: Option<String>,
+    /// As it was seen: one that was ended for a reason has left with a status or by a signal all the same.
+    pub(crate) seen: Exit,
+    /// 0: there was no process.
+    pub(crate) pid: u32,
+    pub(crate) words: Words,
+    pub(crate) build: String,
+    /// As far as it was seen; 0: never.
+    pub(crate) peak_rss_bytes: u64,
+    /// By us, with SIGKILL.
+    pub(crate) killed: bool,
+    /// What stood still, if it was ended for that, and where its threads are dumped.
+    pub(crate) hung: Option<String>,
+    pub(crate) dump: Option<PathBuf>,
     pub(crate) ready_after: Option<Duration>,
     /// If it was asked to stop: how long it took, and how it went.
     pub(crate) stopped: Option<Stopped>,
+}
+
+impl Ended {
+    /// Whether it was asked to stop.
+    pub(crate) const fn was_asked(&self) -> bool {
+        self.stopped.is_some()
+    }
 }
 
 impl Slot {
@@ -93,6 +116,11 @@ impl Slot {
         }
     }
 
+    /// All of them.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = &Running> {
+        self.processes.iter()
+    }
+
     /// The process of that generation.
     pub(crate) fn process(&self, generation: u32) -> Option<&Running> {
         self.processes.iter().find(|process| process.generation == generation)
@@ -109,19 +137,19 @@ impl Slot {
     }
 
     /// A process runs from now on.
-    pub(crate) fn run(&mut self, launched: Launched, tail: Tail) {
+    pub(crate) fn run(&mut self, launched: Launched) {
         let (generation, since) = (launched.generation, launched.since);
         let running = Running {
             launched,
             generation,
             since,
-            tail,
             ready_after: None,
             asked: None,
             killed: false,
             too_slow: false,
             watch: None,
             hung: None,
+            dump: None,
         };
         self.processes.push(running);
     }
@@ -132,27 +160,39 @@ impl Slot {
     }
 
     /// Its process has ended, or never began.
-    pub(crate) fn ended(&mut self, generation: u32, exit: Exit, now: Instant) -> Ended {
+    pub(crate) fn ended(&mut self, generation: u32, end: child::Ended, now: Instant) -> Ended {
         let position = self.processes.iter().position(|process| process.generation == generation);
         let running = position.map(|position| self.processes.remove(position));
+        let child::Ended { exit: seen, peak_rss_bytes } = end;
         let exit = match &running {
             Some(running) if running.too_slow => Exit::StartTimeout,
             Some(running) if running.hung.is_some() => Exit::Hung,
-            _ => exit,
+            _ => seen.clone(),
         };
         let stopped = running.as_ref().and_then(|running| {
             let took = now.duration_since(running.asked?);
             Some(Stopped { took, outcome: Outcome::of(&exit, running.killed, took >= self.policy.budget) })
         });
-        let words = running.as_ref().and_then(|running| running.tail.last_words());
-        let ended =
-            Ended { generation, exit, words, ready_after: running.and_then(|running| running.ready_after), stopped: stopped.clone() };
+        let ended = Ended {
+            generation,
+            exit,
+            seen,
+            pid: running.as_ref().map_or(0, |running| running.launched.pid),
+            words: running.as_ref().map(|running| running.launched.words.clone()).unwrap_or_default(),
+            build: running.as_ref().map(|running| running.launched.build.clone()).unwrap_or_default(),
+            peak_rss_bytes,
+            killed: running.as_ref().is_some_and(|running| running.killed),
+            hung: running.as_ref().and_then(|running| running.hung.clone()),
+            dump: running.as_ref().and_then(|running| running.dump.clone()),
+            ready_after: running.and_then(|running| running.ready_after),
+            stopped: stopped.clone(),
+        };
         if self.ends.len() == ENDS {
             self.ends.pop_front();
         }
         self.ends.push_back(ended.clone());
         self.last_exit = Some(ended.exit.clone());
-        self.last_words.clone_from(&ended.words);
+        self.last_words = ended.words.last();
         self.stopped = stopped.or(self.stopped.take());
         ended
     }

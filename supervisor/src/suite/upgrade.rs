@@ -45,12 +45,21 @@ impl Suite {
     }
 
     /// Hands over. Whatever keeps us from it is the verdict.
-    pub(super) fn prepared(&mut self, next: Result<Next, String>) {
+    pub(super) async fn prepared(&mut self, next: Result<Next, String>) {
         // None: given up meanwhile, for the suite drains.
         if let Some(job) = self.jobs.take_handing_over() {
             let why = match next {
-                Ok(Next::New(directory)) => self.execute_new(&job, directory),
-                Ok(Next::Before) => self.execute_before(),
+                Ok(next) => {
+                    // What children said and how they ended goes with us, or nowhere.
+                    self.parts.launcher.output().hand_over().await;
+                    self.parts.ledger.flush();
+                    let why = match next {
+                        Next::New(directory) => self.execute_new(&job, directory),
+                        Next::Before => self.execute_before(),
+                    };
+                    self.parts.launcher.output().take_back();
+                    why
+                }
                 Err(why) => why,
             };
             self.conclude(&Job { failed: true, ..job }, &why);

@@ -150,11 +150,13 @@ async fn sigterm_right_after_it_took_over_ends_all_and_starts_nobody() {
 
 #[tokio::test]
 async fn one_that_was_draining_is_not_asked_twice_and_has_its_budget() {
-    let mut world = World::new().config("[shutdown]\nedge = \"1s\"");
+    let mut world = World::new().config("[shutdown]\nedge = \"3s\"");
     world.behave("edge", "deaf");
     let before = world.ready().await;
     world.begin(Change::Stop(target("edge"))).await;
     world.event("term edge-0").await;
+    // By then it stands in the state file, too.
+    world.until("it drains", |status| instance(status, "edge", 0).state == "draining").await;
     killed(&mut world).await;
     world.start();
     let draining = world.until("it drains", |status| instance(status, "edge", 0).pid.is_some()).await;

@@ -6,11 +6,11 @@ use std::{
 };
 
 use gatehouse_chassis::ipc;
+use gatehouse_chassis::ipc::Channel;
 use gatehouse_proto::internal::v1::{
     AuditBatch, ChangeRequest, StatusRequest, Target, VerdictRequest, change_request, supervisor_client::SupervisorClient,
 };
 use prost::Message as _;
-use tonic::transport::Channel;
 
 use crate::world::World;
 

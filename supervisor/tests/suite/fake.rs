@@ -1,16 +1,19 @@
 //! A component that does as it is told by files: what a child of the supervisor can do, and nothing else.
 //!
-//! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `deaf` to SIGTERM, `hardy` against SIGABRT,
-//! `code=CODE` after SIGTERM, `serve` answers on `http` with its name and pid, `fork` starts a process in a session of its own. It beats as the chassis does;
-//! on SIGUSR1 it says that it stalls.
+//! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `flood` both outputs once ready, `deaf` to SIGTERM,
+//! `hardy` against SIGABRT, `code=CODE` after SIGTERM, `serve` answers on `http` with its name and pid, `fork` starts a process in a session of its own. It
+//! beats as the chassis does; on SIGUSR1 it says that it stalls. `count` writes numbered lines to stdout, each in two pieces, and says at its end how many.
 //! `{dir}/{component}.check` holds what `--check` prints before it exits 78. What happens is appended to `{dir}/events`.
 
 use std::{
     env, fs,
-    io::Write as _,
+    io::{self, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    pin::pin,
     process,
+    sync::{Arc, Mutex},
+    thread,
     time::Duration,
 };
 
@@ -20,6 +23,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::Semaphore,
 };
 
 /// Puts the scripts in place.
@@ -79,15 +83,25 @@ async fn component() {
         let fork = tokio::process::Command::new("setsid").args(["sleep", "600"]).stdin(process::Stdio::null()).spawn().unwrap();
         say_of("fork", fork.id().unwrap());
     }
+    let idle = Semaphore::new(1);
     let serving = async {
         match Inherited::from_env().unwrap().take("http").unwrap() {
-            Some(Listener::Tcp(listener)) if told("serve").is_some() => serve(&listener, &format!("{component} {}", process::id())).await,
+            Some(Listener::Tcp(listener)) if told("serve").is_some() => {
+                serve(&listener, &format!("{component} {}", process::id()), &idle).await;
+            }
             _ => std::future::pending().await,
         }
     };
     if told("silent").is_none() {
         say("ready");
         sd_notify::notify(&[NotifyState::Ready]).unwrap();
+    }
+    if told("flood").is_some() {
+        flood();
+    }
+    let counted = Arc::new(Mutex::new(0));
+    if told("count").is_some() {
+        count(Arc::clone(&counted));
     }
     let _ignored = told("hardy").map(|_| signal(SignalKind::from_raw(nix::libc::SIGABRT)).unwrap());
     let mut stall = signal(SignalKind::user_defined1()).unwrap();
@@ -116,10 +130,21 @@ async fn component() {
             }
         }
     };
+    let mut serving = pin!(serving);
     tokio::select! {
-        () = serving => {}
+        () = &mut serving => {}
         () = beating => {}
         () = stopping => {}
+    }
+    // Whoever was accepted is answered.
+    tokio::select! {
+        () = serving => {}
+        _all = idle.acquire() => {}
+    }
+    // Never in the middle of a line.
+    let counted = counted.lock().unwrap();
+    if *counted > 0 {
+        say(&format!("counted={counted}"));
     }
     say("end");
     let code = told("code=").map_or(0, |code| code.parse().unwrap());
@@ -127,10 +152,36 @@ async fn component() {
     process::exit(code);
 }
 
+/// On both outputs, for ever.
+fn flood() {
+    let piece = format!("{}\n", r#"{"level":"INFO","message":"a flood"}"#).repeat(1000);
+    for mut out in [Box::new(io::stdout()) as Box<dyn io::Write + Send>, Box::new(io::stderr())] {
+        let piece = piece.clone();
+        thread::spawn(move || while out.write_all(piece.as_bytes()).is_ok() {});
+    }
+}
+
+/// Numbered lines, for ever; most of the time one is half written. Whoever has the lock has the number of those that are whole.
+fn count(counted: Arc<Mutex<u32>>) {
+    thread::spawn(move || {
+        let (mut out, pid) = (io::stdout(), process::id());
+        loop {
+            let mut count = counted.lock().unwrap();
+            out.write_all(format!("{{\"pid\":{pid},\"filler\":\"{}\",\"seq\"", "x".repeat(100)).as_bytes()).unwrap();
+            out.flush().unwrap();
+            thread::park_timeout(Duration::from_micros(500));
+            out.write_all(format!(":{count}}}\n").as_bytes()).unwrap();
+            out.flush().unwrap();
+            *count += 1;
+        }
+    });
+}
+
 /// One request a connection.
-async fn serve(listener: &TcpListener, body: &str) {
+async fn serve(listener: &TcpListener, body: &str, idle: &Semaphore) {
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
+        let _busy = idle.acquire().await.unwrap();
         let mut head = [0; 4096];
         // A client may be gone at any point.
         let _read = stream.read(&mut head).await;

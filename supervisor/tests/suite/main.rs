@@ -10,6 +10,7 @@ mod drain;
 mod fake;
 mod hang;
 mod held;
+mod output;
 mod process;
 mod redis;
 mod refuse;

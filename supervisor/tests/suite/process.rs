@@ -159,7 +159,8 @@ async fn each_generation_has_a_cgroup_where_one_was_delegated() {
     let of = |pid: u32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap().lines().last().unwrap().to_owned();
     assert!(of(world.pid()).ends_with("/supervisor"));
     let fork = pids(&world, "fork edge-0")[0];
-    assert!([pid(&before, "edge"), fork].into_iter().all(|pid| of(pid).ends_with("/edge-0.1")));
+    let edge = pid(&before, "edge");
+    assert!([edge, fork].into_iter().all(|pid| of(pid).ends_with("/edge-0.1")), "{} {}", of(edge), of(fork));
 
     world.behave("edge", "");
     send(pid(&before, "edge"), Signal::SIGKILL);

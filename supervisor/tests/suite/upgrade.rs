@@ -1,6 +1,7 @@
 //! A new supervisor in the place of the old one, and its components after it; or everything as it was, and why.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
@@ -14,6 +15,8 @@ use std::{
 };
 
 use gatehouse_proto::internal::v1::{ChangeStatus, StatusResponse, Target, Upgrade, change_request::Change};
+
+use serde_json::Value;
 
 use crate::{fake, world::World};
 
@@ -219,4 +222,45 @@ async fn a_signal_to_a_supervisor_that_is_not_quite_there_waits_for_it() {
     begin(&world, &next).await;
     assert!(world.ended().await.success(), "{}", world.read("stderr"));
     assert!(world.alive().is_empty(), "it has drained");
+}
+
+#[tokio::test]
+async fn the_trail_passes_as_it_is_across_an_upgrade_and_one_that_fails() {
+    let mut world = World::new();
+    world.behave("auditor", "count");
+    world.behave("auditor-next", "count");
+    world.ready().await;
+    let directory = release(&world);
+    // It cannot be executed, all at once.
+    let supervisor = directory.join("gatehouse-supervisor");
+    fs::remove_file(&supervisor).unwrap();
+    fs::write(&supervisor, "#!/bin/sh\nchmod a-x \"$0\"\n").unwrap();
+    fs::set_permissions(&supervisor, fs::Permissions::from_mode(0o755)).unwrap();
+    let verdict = upgrade(&world, &directory).await;
+    assert!(verdict.state == "failed" && verdict.verdict.contains("gatehouse-supervisor cannot be executed"), "{verdict:?}");
+    // It cannot start, and gives the place back.
+    with_supervisor(&directory, &format!("mv '{0}/gatehouse-edge' '{0}/edge'\nexec '{SUPERVISOR}' \"$@\"", directory.display()));
+    let verdict = upgrade(&world, &directory).await;
+    assert!(verdict.verdict.starts_with("the new supervisor could not start: "), "{verdict:?}");
+    // It takes over.
+    fs::rename(directory.join("edge"), directory.join("gatehouse-edge")).unwrap();
+    fs::remove_file(&supervisor).unwrap();
+    fs::copy(SUPERVISOR, &supervisor).unwrap();
+    let verdict = upgrade(&world, &directory).await;
+    assert_eq!(verdict.state, "done", "{verdict:?}");
+    assert!(world.stop().await.success());
+    let mut next: BTreeMap<u64, u64> = BTreeMap::new();
+    for line in world.read("stdout").lines().filter(|line| line.contains("pid") || line.contains("xxx")) {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let expected = next.entry(line["pid"].as_u64().unwrap()).or_default();
+        assert_eq!(line["seq"].as_u64().unwrap(), *expected, "{line}");
+        *expected += 1;
+    }
+    let counted =
+        world.read("events").lines().filter_map(|event| event.strip_prefix("counted=")).map(ToOwned::to_owned).collect::<Vec<_>>();
+    let counted: BTreeMap<u64, u64> = counted
+        .iter()
+        .map(|event| (event.rsplit_once(' ').unwrap().1.parse().unwrap(), event.split_once(' ').unwrap().0.parse().unwrap()))
+        .collect();
+    assert_eq!((&next, next.len()), (&counted, 2));
 }

@@ -7,10 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt as _;
 use gatehouse_chassis::ipc;
 use gatehouse_proto::internal::v1::{
-    ChangeRequest, ChangeStatus, InstanceStatus, MetricsRequest, StatusRequest, StatusResponse, VerdictRequest, change_request,
-    process_client::ProcessClient, supervisor_client::SupervisorClient,
+    ChangeRequest, ChangeStatus, ExitRecord, ExitsRequest, InstanceStatus, LogLine, LogsRequest, MetricsRequest, StatusRequest,
+    StatusResponse, VerdictRequest, change_request, process_client::ProcessClient, supervisor_client::SupervisorClient,
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -149,6 +150,38 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// On the control socket.
+    pub fn client(&self) -> SupervisorClient<ipc::Channel> {
+        SupervisorClient::new(ipc::channel(self.path("run/supervisor.sock")))
+    }
+
+    /// What the children said, at that level or worse.
+    pub async fn logs(&self, component: &str, level: &str) -> Vec<LogLine> {
+        let (component, level) = (component.to_owned(), level.to_owned());
+        let request = LogsRequest { component, level, lines: 10_000, ..LogsRequest::default() };
+        let lines = self.client().logs(request).await.unwrap().into_inner();
+        lines.map(Result::unwrap).collect().await
+    }
+
+    /// Waits until so many lines of it with these words were read: readiness comes by another way, and may be faster.
+    pub async fn heard(&self, component: &str, words: &str, count: usize) -> Vec<LogLine> {
+        let begun = Instant::now();
+        loop {
+            let mut lines = self.logs(component, "").await;
+            lines.retain(|line| line.line.contains(words));
+            if lines.len() == count {
+                return lines;
+            }
+            assert!(begun.elapsed() < PATIENCE && lines.len() < count, "{words}, {count} times: {lines:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub async fn exits(&self, component: &str) -> Vec<ExitRecord> {
+        let request = ExitsRequest { component: component.to_owned(), ..ExitsRequest::default() };
+        self.client().exits(request).await.unwrap().into_inner().exits
     }
 
     pub async fn metrics(&self) -> String {

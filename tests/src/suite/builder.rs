@@ -164,7 +164,8 @@ impl Builder {
 pub struct Prepared {
     /// Its directory.
     pub scratch: Scratch,
-    pub(super) key: GatewayKey,
+    /// What it signs with.
+    pub key: GatewayKey,
     pub(super) env: BTreeMap<String, String>,
     pub(super) shell: Option<String>,
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand, value_parser};
+use gatehouse_chassis::ipc::Channel;
 use gatehouse_proto::{
     audit,
     internal::v1::{ChainedAuditRecord, ListAuditRequest, VerifyAuditRequest, VerifyAuditResponse, admin_client::AdminClient},
     keys::hex,
 };
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 use super::{BOUND, PEER};
 use crate::{failure::Failure, local, output::Output};

@@ -6,8 +6,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::json;
-use tonic::transport::Channel;
 
+use gatehouse_chassis::ipc::Channel;
 use gatehouse_proto::{
     internal::v1::{CreateSessionRequest, RevokeSessionRequest, Session, ShowSessionRequest, admin_client::AdminClient},
     keys::PublicKey,

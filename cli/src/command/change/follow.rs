@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
+use gatehouse_chassis::ipc::Channel;
 use gatehouse_proto::{
     control::target,
     internal::v1::{ChangeStatus, VerdictRequest, supervisor_client::SupervisorClient},
 };
 use tokio::time::{Instant, interval, sleep, timeout_at};
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 
 use super::PEER;
 use crate::{

@@ -4,10 +4,13 @@ use gatehouse_proto::{
     control::target,
     internal::v1::{ChangeStatus, Step},
 };
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::{failure::Failure, output::Output};
+use crate::{
+    command::time::{moment, span},
+    failure::Failure,
+    output::Output,
+};
 
 /// One change with all it did. One that failed fails the command, too.
 pub fn print(change: &ChangeStatus, output: &mut Output) -> Result<(), Failure> {
@@ -87,18 +90,8 @@ fn row(step: &Step) -> [String; 4] {
 }
 
 fn line(change: &ChangeStatus) -> [String; 8] {
-    let at = Timestamp::from_millisecond(change.queued_ms).map_or_else(|_| change.queued_ms.to_string(), |at| format!("{at:.0}"));
-    let ChangeStatus { change_id, what, actor, reason, state, took_ms, verdict, .. } = change.clone();
-    [at, what, state, span(took_ms), actor, reason, verdict, change_id]
-}
-
-fn span(ms: u64) -> String {
-    let seconds = ms / 1000;
-    match () {
-        () if ms < 1000 => format!("{ms} ms"),
-        () if seconds < 60 => format!("{seconds}.{} s", ms % 1000 / 100),
-        () => format!("{} min {} s", seconds / 60, seconds % 60),
-    }
+    let ChangeStatus { change_id, what, actor, reason, state, queued_ms, took_ms, verdict, .. } = change.clone();
+    [moment(queued_ms), what, state, span(took_ms), actor, reason, verdict, change_id]
 }
 
 #[cfg(test)]

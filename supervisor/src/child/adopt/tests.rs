@@ -2,13 +2,15 @@ use super::*;
 use crate::{
     Config,
     binaries::Binaries,
-    child::{Ended, Exit, Launcher, Tail, forks},
+    child::{Ended, Exit, Launcher, forks},
     component::roll,
+    output::Output,
     sockets::Sockets,
 };
 use command_fds::{CommandFdExt as _, FdMapping};
 use gatehouse_chassis::{
     config::{Config as _, Reader, Shared, Source},
+    metrics::Metrics,
     sockets::Inherited,
 };
 use rustix::process::{Signal, kill_process};
@@ -56,7 +58,8 @@ impl World {
         let orphans: Vec<_> = self.found().iter().map(|found| found.pid).collect();
         let sockets = Sockets::open(&config.listen, &shared, &roll(&shared, 2), &mut Inherited::default(), &orphans).unwrap();
         let binaries = Binaries::pin(self.0.path()).unwrap();
-        Launcher::new(&config, &shared, binaries, self.lanes(), sockets, None, self.0.path().join("notify.sock"))
+        let output = Output::open(&config.logs, &shared, &Metrics::new("supervisor", 0));
+        Launcher::new(&config, binaries, self.lanes(), sockets, None, self.0.path().join("notify.sock"), output)
     }
 
     fn found(&self) -> Vec<Found> {
@@ -105,9 +108,9 @@ fn stranger(dir: &Path, record: Option<u32>) -> u32 {
 async fn what_runs_is_found_and_taken_over_and_nothing_is_started_beside_it() {
     let _turn = forks::turn().await;
     let world = World::new("exec sleep 60");
-    let (first, tail) = (world.launcher(), Tail::default());
-    let (launched, _) = first.launch(Component::Edge, 0, 7, &tail).unwrap();
-    let (other, other_ended) = first.launch(Component::Pusher, 1, 2, &tail).unwrap();
+    let first = world.launcher();
+    let (launched, _) = first.launch(SlotId { component: Component::Edge, instance: 0 }, 7).unwrap();
+    let (other, other_ended) = first.launch(SlotId { component: Component::Pusher, instance: 1 }, 2).unwrap();
     assert_eq!((launched.lane.as_deref(), other.lane.as_deref()), (Some("edge-0.a"), Some("pusher-1.a")));
     drop(first);
 
@@ -116,7 +119,7 @@ async fn what_runs_is_found_and_taken_over_and_nothing_is_started_beside_it() {
     let names: Vec<_> = found.iter().map(|found| (found.component, found.instance, found.generation, found.pid)).collect();
     assert_eq!(names, [(Component::Edge, 0, 7, launched.pid), (Component::Pusher, 1, 2, other.pid)]);
     assert_eq!((&found[0].build, found[0].started.elapsed().unwrap() < Duration::from_secs(10)), (&launched.build, true));
-    let refused = next.launch(Component::Edge, 0, 8, &tail).err().unwrap().to_string();
+    let refused = next.launch(SlotId { component: Component::Edge, instance: 0 }, 8).err().unwrap().to_string();
     assert!(refused.contains(&format!("held by pid {}", launched.pid)), "{refused}");
 
     // From now on another binary is executed, for what is started.
@@ -129,16 +132,16 @@ async fn what_runs_is_found_and_taken_over_and_nothing_is_started_beside_it() {
     let old = next.binaries().replace(Binaries::pin(&new).unwrap());
 
     // Still a child, as after an exec: what it ends with is known. Beside it there is room for one.
-    let (adopted, ended) = next.adopt(&found[0], &tail).unwrap();
-    let (successor, successor_ended) = next.launch(Component::Edge, 0, 8, &tail).unwrap();
+    let (adopted, ended) = next.adopt(&found[0]).unwrap();
+    let (successor, successor_ended) = next.launch(SlotId { component: Component::Edge, instance: 0 }, 8).unwrap();
     assert_eq!((adopted.generation, successor.lane.as_deref()), (7, Some("edge-0.b")));
-    assert!(adopted.started.elapsed().unwrap().abs_diff(adopted.since.elapsed()) < Duration::from_secs(1));
+    assert!(found[0].started.elapsed().unwrap().abs_diff(adopted.since.elapsed()) < Duration::from_secs(1));
     assert_ne!(adopted.build, successor.build);
     adopted.terminate();
     assert_eq!(ended.await.exit, Exit::Signal(15));
     assert_eq!(successor_ended.await.exit, Exit::Status(0));
     next.binaries().replace(old);
-    let (back, back_ended) = next.launch(Component::Edge, 0, 9, &tail).unwrap();
+    let (back, back_ended) = next.launch(SlotId { component: Component::Edge, instance: 0 }, 9).unwrap();
     assert_eq!((&back.build, back.lane.as_deref()), (&adopted.build, Some("edge-0.a")));
     back.kill();
     assert_eq!(back_ended.await.exit, Exit::Signal(9));
@@ -154,12 +157,12 @@ async fn a_stranger_is_taken_over_with_its_voice_and_what_it_says_of_its_end() {
     let pid = stranger(world.0.path(), Some(40));
     let found = world.found();
     assert_eq!(found.iter().map(|found| (found.pid, found.generation, found.build.as_str())).collect::<Vec<_>>(), [(pid, 40, "old")]);
-    let (launcher, tail) = (world.launcher(), Tail::default());
-    let (launched, ended) = launcher.adopt(&found[0], &tail).unwrap();
+    let launcher = world.launcher();
+    let (launched, ended) = launcher.adopt(&found[0]).unwrap();
     launched.will_exit_with(3);
     fs::write(world.0.path().join("go"), "").unwrap();
     assert_eq!(ended.await.exit, Exit::Status(3));
-    assert_eq!(until("it was heard", || tail.last_words()).await, "adopted speaks");
+    assert_eq!(until("it was heard", || launched.words.last()).await, "adopted speaks");
 }
 
 #[tokio::test]
@@ -171,7 +174,7 @@ async fn a_stranger_whose_lane_says_nothing_is_found_by_its_descriptor() {
     assert_eq!(found.iter().map(|found| (found.component, found.pid, found.generation)).collect::<Vec<_>>(), [(Component::Edge, pid, 41)]);
     assert!(found[0].build.starts_with('('), "{}", found[0].build);
     let launcher = world.launcher();
-    let (_launched, ended) = launcher.adopt(&found[0], &Tail::default()).unwrap();
+    let (_launched, ended) = launcher.adopt(&found[0]).unwrap();
     fs::write(world.0.path().join("go"), "").unwrap();
     assert_eq!(ended.await.exit, Exit::Unknown);
 }
@@ -180,15 +183,15 @@ async fn a_stranger_whose_lane_says_nothing_is_found_by_its_descriptor() {
 async fn a_child_that_ended_when_nobody_listened_is_found_with_its_status() {
     let _turn = forks::turn().await;
     let world = World::new("read go; exit 7");
-    let (first, tail) = (world.launcher(), Tail::default());
-    let (launched, _) = first.launch(Component::Edge, 0, 5, &tail).unwrap();
+    let first = world.launcher();
+    let (launched, _) = first.launch(SlotId { component: Component::Edge, instance: 0 }, 5).unwrap();
     drop(first);
     until("it has ended", || Stat::of(launched.pid).filter(|stat| stat.is_zombie)).await;
     let found = world.found();
     let next = world.launcher();
-    let (adopted, ended) = next.adopt(&found[0], &tail).unwrap();
+    let (adopted, ended) = next.adopt(&found[0]).unwrap();
     assert_eq!((adopted.pid, adopted.generation, ended.await.exit), (launched.pid, 5, Exit::Status(7)));
-    assert!(next.adopt(&found[0], &tail).is_err(), "it was reaped");
+    assert!(next.adopt(&found[0]).is_err(), "it was reaped");
     assert_eq!(world.found(), []);
 }
 
@@ -197,12 +200,12 @@ async fn a_fork_that_left_the_group_ends_with_the_process_whose_lane_it_holds() 
     let _turn = forks::turn().await;
     let world =
         World::new("cd \"${0%/*}\"; setsid sh -c 'echo $$ > fork; exec sleep 60' & while [ ! -s fork ]; do sleep 0.01; done; exit 3");
-    let (launcher, tail) = (world.launcher(), Tail::default());
-    let (_launched, ended) = launcher.launch(Component::Edge, 0, 1, &tail).unwrap();
+    let launcher = world.launcher();
+    let (_launched, ended) = launcher.launch(SlotId { component: Component::Edge, instance: 0 }, 1).unwrap();
     assert_eq!(ended.await.exit, Exit::Status(3));
     let fork = fs::read_to_string(world.0.path().join("fork")).unwrap().trim().parse().unwrap();
     until("the fork is gone", || (!runs_on(fork)).then_some(())).await;
-    let (next, ended) = launcher.launch(Component::Edge, 0, 2, &tail).unwrap();
+    let (next, ended) = launcher.launch(SlotId { component: Component::Edge, instance: 0 }, 2).unwrap();
     assert_eq!(next.lane.as_deref(), Some("edge-0.a"));
     next.kill();
     ended.await;
@@ -213,7 +216,7 @@ async fn what_a_dead_process_forked_is_not_taken_for_it() {
     let _turn = forks::turn().await;
     let world = World::new("sleep 60 & exit 0");
     let first = world.launcher();
-    let (launched, _) = first.launch(Component::Edge, 0, 1, &Tail::default()).unwrap();
+    let (launched, _) = first.launch(SlotId { component: Component::Edge, instance: 0 }, 1).unwrap();
     until("it has ended", || Stat::of(launched.pid).filter(|stat| stat.is_zombie)).await;
     // Reaped by another, as when init does it.
     let pid = crate::child::process::number(launched.pid).unwrap();
@@ -227,7 +230,7 @@ async fn who_is_not_wanted_any_more_is_asked_and_then_killed() {
     let _turn = forks::turn().await;
     let world = World::new("trap '' TERM; : > \"${0%/*}/deaf\"; while :; do sleep 60; done");
     let first = world.launcher();
-    let (launched, _) = first.launch(Component::Edge, 0, 1, &Tail::default()).unwrap();
+    let (launched, _) = first.launch(SlotId { component: Component::Edge, instance: 0 }, 1).unwrap();
     until("it is deaf", || fs::exists(world.0.path().join("deaf")).unwrap().then_some(())).await;
     let found = world.found().remove(0);
     let begun = Instant::now();
@@ -242,7 +245,7 @@ async fn an_end_is_known_even_if_it_was_before_the_watch() {
     let _turn = forks::turn().await;
     let world = World::new("exit 0");
     let launcher = world.launcher();
-    let (launched, ended) = launcher.launch(Component::Admin, 0, 1, &Tail::default()).unwrap();
+    let (launched, ended) = launcher.launch(SlotId { component: Component::Admin, instance: 0 }, 1).unwrap();
     until("it has ended", || Stat::of(launched.pid).filter(|stat| stat.is_zombie)).await;
     // Nobody is there to take it.
     launched.terminate();

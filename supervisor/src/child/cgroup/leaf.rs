@@ -1,6 +1,6 @@
 //! The cgroup of one process.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
 use crate::config::Limits;
 
@@ -36,9 +36,28 @@ impl Leaf {
         self.weighs_cpu
     }
 
-    /// Moves the process in. What it forks is there, too.
+    /// Has the command's process move itself in before it executes: moved by us later, it may have forked already.
+    #[expect(unsafe_code, reason = "std knows no other way into a child before it executes")]
+    pub(crate) fn enter_first(&self, command: &mut Command) -> io::Result<()> {
+        let members = fs::OpenOptions::new().write(true).open(self.members())?;
+        let enter = move || {
+            // Whether it has is seen from outside.
+            let _refused = rustix::io::write(&members, b"0");
+            Ok(())
+        };
+        // SAFETY: between fork and exec it makes one system call and touches nothing that another thread may have locked.
+        unsafe { command.pre_exec(enter) };
+        Ok(())
+    }
+
+    /// Moves the process in, if it is not there. What it forks from then on is there, too.
     pub(crate) fn enter(&self, pid: u32) -> io::Result<()> {
-        fs::write(self.dir.join("cgroup.procs"), pid.to_string())
+        let is_in = fs::read_to_string(self.members())?.lines().any(|member| member == pid.to_string());
+        if is_in { Ok(()) } else { fs::write(self.members(), pid.to_string()) }
+    }
+
+    fn members(&self) -> PathBuf {
+        self.dir.join("cgroup.procs")
     }
 
     /// SIGKILL to all that is in it.

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use gatehouse_chassis::ipc::Channel;
 use gatehouse_chassis::{
     Process,
     config::{Config as _, Reader, Shared, Source},
@@ -17,9 +18,13 @@ use gatehouse_proto::internal::v1::{
 };
 use prost::Message as _;
 use tempfile::TempDir;
-use tonic::transport::Channel;
 
-use crate::control::{Access, Control, ControlEnds, Snapshot};
+use crate::{
+    config::Logs,
+    control::{Access, Control, ControlEnds, Records, Snapshot},
+    ledger::Ledger,
+    output::Output,
+};
 
 /// No server is there.
 pub const NO_REDIS: &str = "127.0.0.1:1";
@@ -43,9 +48,11 @@ impl House {
         let this = Self { dir, process, ends: None };
         let listener = UnixListener::bind(this.socket()).unwrap().into();
         std::fs::set_permissions(this.socket(), std::fs::Permissions::from_mode(0o660)).unwrap();
-        let (control, ends) = Control::open(&this.process, access, &this.socket()).unwrap();
+        let output = Output::open(&Logs::default(), this.process.shared(), this.process.metrics());
+        let records = Records { output, ledger: Ledger::open(this.dir.path()) };
+        let (control, ends) = Control::open(&this.process, access, &this.socket(), records).unwrap();
         this.process.inherited(|inherited| inherited.insert("local", listener));
-        this.process.serve_local(|routes| routes.add_service(control.into_server())).unwrap();
+        this.process.serve_local_to_the_end(|routes| routes.add_service(control.into_server())).unwrap();
         let instance = |component: &str, instance| InstanceStatus { component: component.into(), instance, ..InstanceStatus::default() };
         let instances = vec![instance("pusher", 0), instance("pusher", 1), instance("edge", 0)];
         ends.snapshot.send_modify(|Snapshot { status, .. }| status.instances = instances);

@@ -1,4 +1,4 @@
-//! Whom a change concerns, as it is typed.
+//! Whom a command concerns, as it is typed.
 
 use std::{fmt, str::FromStr};
 
@@ -18,6 +18,23 @@ pub struct Target {
 /// The component of which there may be several.
 #[derive(Clone, Debug)]
 pub struct Scalable(pub String);
+
+impl Target {
+    /// Its name.
+    pub fn component(&self) -> &str {
+        &self.component
+    }
+
+    /// `None`: all of them.
+    pub const fn instance(&self) -> Option<u32> {
+        self.instance
+    }
+
+    /// Whether that one is meant.
+    pub fn means(&self, component: &str, instance: u32) -> bool {
+        self.component == component && self.instance.is_none_or(|wanted| wanted == instance)
+    }
+}
 
 impl FromStr for Target {
     type Err = String;
@@ -66,6 +83,11 @@ fn known(name: &str) -> Result<String, String> {
     if COMPONENTS.contains(&name) { Ok(name.to_owned()) } else { Err(unknown_key("component", name, &COMPONENTS)) }
 }
 
+/// One instance, as people name it: there is one edge, and its number says nothing.
+pub fn name(component: &str, instance: u32) -> String {
+    target(component, (component == SCALABLE).then_some(instance))
+}
+
 /// `pusher-1`, as logs and sockets are named.
 fn dashed(text: &str) -> Option<(&str, &str)> {
     let (component, number) = text.rsplit_once('-')?;
@@ -81,6 +103,14 @@ mod tests {
         for text in ["edge", "edge/0", "pusher", "pusher/63", "redis"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_target_without_a_number_means_all() {
+        let target = |text: &str| text.parse::<Target>().unwrap();
+        assert!(target("pusher").means("pusher", 3) && target("pusher/3").means("pusher", 3));
+        assert!(!target("pusher/3").means("pusher", 2) && !target("edge").means("pusher", 0));
+        assert_eq!([name("edge", 0), name("pusher", 0)], ["edge", "pusher/0"]);
     }
 
     #[test]

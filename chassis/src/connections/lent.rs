@@ -1,0 +1,97 @@
+//! A socket that is lent to the HTTP implementation and comes back when that is done with it, so that it can be closed as a client needs it.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    net::{TcpStream, UnixStream},
+    sync::oneshot,
+    time::timeout,
+};
+
+/// A socket of either family.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {
+    /// Whether something can be read.
+    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl Stream for TcpStream {
+    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+}
+
+impl Stream for UnixStream {
+    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+}
+
+/// Dropped, it goes back to who lent it.
+pub(super) struct Lent {
+    stream: Option<Box<dyn Stream>>,
+    back: Option<oneshot::Sender<Box<dyn Stream>>>,
+}
+
+impl Lent {
+    pub(super) fn new(stream: Box<dyn Stream>) -> (Self, oneshot::Receiver<Box<dyn Stream>>) {
+        let (back, returned) = oneshot::channel();
+        (Self { stream: Some(stream), back: Some(back) }, returned)
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut dyn Stream>> {
+        self.stream.as_deref_mut().map(|stream| Pin::new(stream) as Pin<&mut dyn Stream>).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let (Some(stream), Some(back)) = (self.stream.take(), self.back.take()) {
+            // Who lent it is gone: so is the connection.
+            let _closed = back.send(stream);
+        }
+    }
+}
+
+impl AsyncRead for Lent {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Lent {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.as_deref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_shutdown(cx)
+    }
+}
+
+/// Says that nothing more comes, and reads until the client has said so, too, or `bound` is over.
+pub(super) async fn linger(mut stream: Box<dyn Stream>, bound: Duration) {
+    let read = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    // It is closed whatever comes of it.
+    let _late = timeout(bound, read).await;
+}

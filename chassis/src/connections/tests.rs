@@ -1,0 +1,163 @@
+use std::{net::SocketAddr, time::Instant};
+
+use axum::routing::{get, post};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UnixStream},
+    sync::Semaphore,
+};
+
+use super::*;
+
+const LONG: Duration = Duration::from_mins(10);
+const SHORT: Duration = Duration::from_millis(20);
+const BUDGET: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_comes_is_not_kept() {
+    let (mut client, server) = UnixStream::pair().unwrap();
+    assert!(!heard(&server, SHORT).await, "silent for too long");
+    client.write_all(b"G").await.unwrap();
+    assert!(heard(&server, LONG).await);
+}
+
+/// A listener that answers `pong` to `/ping`, and to `/slow` once it may.
+struct Inn {
+    address: SocketAddr,
+    shutdown: Shutdown,
+    may_answer: Arc<Semaphore>,
+}
+
+impl Inn {
+    async fn open() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::default());
+        let may_answer = Arc::new(Semaphore::new(0));
+        let gate = Arc::clone(&may_answer);
+        let slow = async move || {
+            gate.acquire().await.unwrap().forget();
+            "late"
+        };
+        let router = Router::new().route("/ping", get(async || "pong")).route("/slow", get(slow)).route("/unread", post(async || "no"));
+        let metrics = ConnectionMetrics::new(&Metrics::new("test", 0));
+        shutdown.spawn(
+            "inn",
+            serve("inn", Listener::Tcp(listener), router, metrics, Farewell::within(BUDGET), shutdown.clone(), Pulse::default()),
+        );
+        Self { address, shutdown, may_answer }
+    }
+
+    async fn guest(&self) -> Guest {
+        Guest(TcpStream::connect(self.address).await.unwrap())
+    }
+
+    /// How long the drain takes from now on.
+    async fn ended(&self) -> Duration {
+        let begun = Instant::now();
+        timeout(BUDGET, self.shutdown.finished()).await.expect("the drain ends within its budget");
+        begun.elapsed()
+    }
+}
+
+/// A client that reads and writes bytes.
+struct Guest(TcpStream);
+
+impl Guest {
+    async fn ask(&mut self, path: &str) {
+        self.0.write_all(format!("GET {path} HTTP/1.1\r\nhost: inn\r\n\r\n").as_bytes()).await.unwrap();
+    }
+
+    /// An answer whose body is that text.
+    async fn answer(&mut self, body: &str) -> String {
+        let mut read = Vec::new();
+        while !read.ends_with(format!("\r\n\r\n{body}").as_bytes()) {
+            let mut byte = [0];
+            let length = self.0.read(&mut byte).await.unwrap();
+            assert!(length == 1, "closed after {:?}", String::from_utf8_lossy(&read));
+            read.push(byte[0]);
+        }
+        String::from_utf8(read).unwrap()
+    }
+
+    async fn end(&mut self) {
+        assert_eq!(self.0.read(&mut [0]).await.expect("an end, not a reset"), 0);
+    }
+}
+
+#[tokio::test]
+async fn an_inn_without_guests_closes_at_once() {
+    let inn = Inn::open().await;
+    inn.shutdown.drain();
+    assert!(inn.ended().await < Duration::from_millis(100));
+}
+
+#[tokio::test]
+async fn a_request_on_an_idle_connection_is_answered_after_the_drain_began_and_told_that_it_was_the_last() {
+    let inn = Inn::open().await;
+    let mut guests = [inn.guest().await, inn.guest().await, inn.guest().await];
+    for guest in &mut guests[..2] {
+        guest.ask("/ping").await;
+        assert!(!guest.answer("pong").await.contains("close"));
+    }
+    inn.shutdown.drain();
+    // One asks as the drain begins, one later, one never asked anything before.
+    sleep(Duration::from_millis(50)).await;
+    for guest in &mut guests {
+        guest.ask("/ping").await;
+        assert!(guest.answer("pong").await.contains("connection: close"));
+        guest.end().await;
+        sleep(Duration::from_millis(150)).await;
+    }
+    drop(guests);
+    assert!(inn.ended().await < Duration::from_millis(100), "nothing is waited for when nobody is left");
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_the_grace_and_a_request_that_crosses_is_not_answered_by_a_reset() {
+    let inn = Inn::open().await;
+    let mut guest = inn.guest().await;
+    guest.ask("/ping").await;
+    guest.answer("pong").await;
+    inn.shutdown.drain();
+    let begun = Instant::now();
+    guest.end().await;
+    let kept = begun.elapsed();
+    assert!((Duration::from_millis(900)..Duration::from_secs(2)).contains(&kept), "{kept:?}");
+    guest.ask("/ping").await;
+    guest.end().await;
+    guest.end().await;
+    drop(guest);
+    inn.ended().await;
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_finished_whatever_the_grace() {
+    let inn = Inn::open().await;
+    let mut guest = inn.guest().await;
+    guest.ask("/slow").await;
+    sleep(SHORT).await;
+    inn.shutdown.drain();
+    sleep(Duration::from_millis(1500)).await;
+    inn.may_answer.add_permits(1);
+    assert!(guest.answer("late").await.contains("connection: close"));
+    guest.end().await;
+    drop(guest);
+    inn.ended().await;
+}
+
+#[tokio::test]
+async fn an_answer_to_a_body_that_nobody_read_is_not_lost_to_a_reset() {
+    let inn = Inn::open().await;
+    let mut guest = inn.guest().await;
+    let body = vec![b'x'; 4 << 20];
+    guest.0.write_all(format!("POST /unread HTTP/1.1\r\nhost: inn\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes()).await.unwrap();
+    let (mut reader, mut writer) = guest.0.into_split();
+    let mut answer = Vec::new();
+    let (written, read) = tokio::join!(writer.write_all(&body), reader.read_to_end(&mut answer));
+    read.expect("an end, not a reset");
+    written.expect("what is sent is taken");
+    assert!(answer.ends_with(b"no"), "{}", String::from_utf8_lossy(&answer));
+    inn.shutdown.drain();
+    drop(writer);
+    inn.ended().await;
+}

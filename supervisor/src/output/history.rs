@@ -1,0 +1,223 @@
+//! What children said, for whoever asks: from the files and, where those miss something, from the rings, merged by time; then, for those who follow, what
+//! they say from now on. No line twice, none left out between the two.
+
+use std::{collections::VecDeque, io, pin::pin, sync::Arc, time::Duration};
+
+use gatehouse_proto::internal::v1::LogLine;
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc},
+    task::spawn_blocking,
+    time::timeout,
+};
+
+use super::{
+    Output,
+    files::{Place, Reading, Shelf, Wanted},
+    lines::{Level, Line, at_least},
+};
+use crate::component::SlotId;
+
+/// Lines on their way to one who asked.
+const QUEUE: usize = 256;
+/// How long the disk may take before the rings must do.
+const DISK: Duration = Duration::from_secs(2);
+
+/// What somebody asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Query {
+    pub(crate) wanted: Wanted,
+    /// At least that.
+    pub(crate) level: Option<Level>,
+    /// Unix time of the first.
+    pub(crate) since_ms: Option<i64>,
+    /// The last so many.
+    pub(crate) lines: Option<usize>,
+    /// And what comes from now on.
+    pub(crate) follow: bool,
+}
+
+impl Output {
+    /// The answer, oldest first. It ends when it is complete, or with this output.
+    pub(crate) fn tell(&self, query: Query) -> mpsc::Receiver<LogLine> {
+        let (told, answer) = mpsc::channel(QUEUE);
+        // Nothing is said between these: what comes later is live, everything before is in the files or the rings.
+        let (seq, live, kept, look) = {
+            let spoken = self.spoken();
+            let live = query.follow.then(|| self.0.live.subscribe());
+            let kept = spoken.rings.lines().filter(|line| query.wants(line)).cloned().collect::<VecDeque<_>>();
+            (spoken.seq, live, kept, self.0.files.as_ref().map(|files| files.look(query.wanted)))
+        };
+        let output = self.clone();
+        self.0.readers.spawn("logs", async move {
+            let shelves = match look {
+                Some(look) => timeout(DISK, look).await.ok().flatten(),
+                None => None,
+            };
+            let sender = told.clone();
+            let replayed = {
+                // A few at a time: each has a thread.
+                let Ok(_turn) = output.0.replays.acquire().await else { return };
+                spawn_blocking(move || replay(sources(shelves, kept), &query, |line| sender.blocking_send(line).is_ok())).await
+            };
+            if let Ok(Err(error)) = replayed {
+                tracing::warn!(%error, "log files cannot be read");
+            }
+            let Some(mut live) = live else { return };
+            let mut gone = pin!(told.closed());
+            loop {
+                let line = tokio::select! {
+                    line = live.recv() => line,
+                    () = &mut gone => return,
+                };
+                let line = match line {
+                    Ok(line) if line.seq <= seq || !query.wants(&line) => continue,
+                    Ok(line) => log_line(&line),
+                    Err(RecvError::Lagged(missed)) => missed_lines(missed),
+                    Err(RecvError::Closed) => return,
+                };
+                if told.send(line).await.is_err() {
+                    return;
+                }
+            }
+        });
+        answer
+    }
+}
+
+impl Query {
+    fn wants(&self, line: &Line) -> bool {
+        self.wanted.holds(line.slot) && at_least(line.level, self.level) && self.since_ms.is_none_or(|since| line.at_ms >= since)
+    }
+}
+
+/// One slot: what its files hold, and then what they miss.
+struct Source {
+    slot: SlotId,
+    shelf: Option<Shelf>,
+    kept: VecDeque<Arc<Line>>,
+}
+
+/// Without files, what the rings kept is all.
+fn sources(shelves: Option<Vec<Shelf>>, mut kept: VecDeque<Arc<Line>>) -> Vec<Source> {
+    let mut sources = Vec::new();
+    for shelf in shelves.iter().flatten() {
+        sources.push(Source { slot: shelf.slot, shelf: None, kept: VecDeque::new() });
+    }
+    let has_files = shelves.is_some();
+    while let Some(line) = kept.pop_front() {
+        let known = sources.iter().position(|source| source.slot == line.slot);
+        let missing = known.and_then(|known| shelves.as_ref()?.get(known)?.missing_from);
+        match (known.and_then(|known| sources.get_mut(known)), missing) {
+            (Some(source), None) if !has_files => source.kept.push_back(line),
+            (Some(source), Some(from)) if line.seq >= from => source.kept.push_back(line),
+            (None, _) if !has_files => {
+                sources.push(Source { slot: line.slot, shelf: None, kept: VecDeque::from([line]) });
+            }
+            _ => {}
+        }
+    }
+    for (source, shelf) in sources.iter_mut().zip(shelves.into_iter().flatten()) {
+        source.shelf = Some(shelf);
+    }
+    sources
+}
+
+/// Reads it all, as long as somebody listens.
+fn replay(sources: Vec<Source>, query: &Query, mut tell: impl FnMut(LogLine) -> bool) -> io::Result<()> {
+    let mut tracks = begin(sources, query)?;
+    let mut heads = tracks.iter_mut().map(Track::next).collect::<io::Result<Vec<_>>>()?;
+    loop {
+        let first = heads.iter().enumerate().filter_map(|(i, head)| Some((head.as_ref()?.at_ms, i))).min();
+        let Some((_, i)) = first else { return Ok(()) };
+        let (Some(head), Some(track)) = (heads.get_mut(i), tracks.get_mut(i)) else { return Ok(()) };
+        let line = std::mem::replace(head, track.next()?);
+        if !line.is_none_or(&mut tell) {
+            return Ok(());
+        }
+    }
+}
+
+/// One slot's lines from its first that is wanted on.
+struct Track {
+    slot: SlotId,
+    reading: Option<Reading>,
+    kept: VecDeque<Arc<Line>>,
+}
+
+impl Track {
+    fn next(&mut self) -> io::Result<Option<LogLine>> {
+        if let Some(reading) = &mut self.reading {
+            if let Some(entry) = reading.next()? {
+                let level = entry.level.map_or("", Level::as_str);
+                return Ok(Some(told(entry.at_ms, self.slot, level, entry.text)));
+            }
+            self.reading = None;
+        }
+        Ok(self.kept.pop_front().map(|line| log_line(&line)))
+    }
+}
+
+/// Finds where each begins.
+fn begin(sources: Vec<Source>, query: &Query) -> io::Result<Vec<Track>> {
+    let track = |source: Source, place: Option<Place>, skip: usize| {
+        let Source { slot, shelf, mut kept } = source;
+        kept.drain(..skip.min(kept.len()));
+        let reading = match (shelf, place) {
+            (Some(shelf), Some(place)) => Some(shelf.read(place, query.level)?),
+            _ => None,
+        };
+        Ok(Track { slot, reading, kept })
+    };
+    let Some(lines) = query.lines else {
+        let since = query.since_ms.unwrap_or(i64::MIN);
+        let begin = |source: Source| {
+            let place = source.shelf.as_ref().map(|shelf| shelf.first_since(since)).transpose()?.flatten();
+            track(source, place, 0)
+        };
+        return sources.into_iter().map(begin).collect();
+    };
+    let mut places = Vec::new();
+    let mut times = Vec::new();
+    for (number, source) in sources.iter().enumerate() {
+        let found = match &source.shelf {
+            Some(shelf) => shelf.find(query.level, query.since_ms, lines)?,
+            None => VecDeque::new(),
+        };
+        times.extend(found.iter().map(|(at_ms, _)| *at_ms).chain(source.kept.iter().map(|line| line.at_ms)).map(|at_ms| (at_ms, number)));
+        places.push(found);
+    }
+    // The last of all, whose they may be.
+    times.sort_unstable();
+    let last = times.get(times.len().saturating_sub(lines)..).unwrap_or_default();
+    let begin = |(number, (source, places)): (usize, (Source, VecDeque<(i64, Place)>))| {
+        let take = last.iter().filter(|(_, of)| *of == number).count();
+        let from_files = take.saturating_sub(source.kept.len());
+        let place = (from_files > 0).then(|| places.get(places.len().saturating_sub(from_files))).flatten().map(|(_, place)| *place);
+        let skip = source.kept.len().saturating_sub(take);
+        track(source, place, skip)
+    };
+    sources.into_iter().zip(places).enumerate().map(begin).collect()
+}
+
+fn log_line(line: &Line) -> LogLine {
+    told(line.at_ms, line.slot, line.level.map_or("", Level::as_str), line.text.to_string())
+}
+
+fn told(at_ms: i64, slot: SlotId, level: &str, line: String) -> LogLine {
+    let SlotId { component, instance } = slot;
+    LogLine { at_ms, component: component.name().to_owned(), instance, level: level.to_owned(), line }
+}
+
+/// For one who reads too slowly.
+fn missed_lines(missed: u64) -> LogLine {
+    LogLine {
+        at_ms: jiff::Timestamp::now().as_millisecond(),
+        component: "supervisor".to_owned(),
+        instance: 0,
+        level: Level::Warn.as_str().to_owned(),
+        line: format!("{missed} lines are missing here: they came faster than they were read"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
