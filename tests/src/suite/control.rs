@@ -6,7 +6,7 @@ use gatehouse_chassis::ipc;
 use gatehouse_proto::internal::v1::{
     ChangeRequest, ChangeStatus, Scale, Target, Upgrade, VerdictRequest, change_request::Change, supervisor_client::SupervisorClient,
 };
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
 use super::{Suite, split};
 use crate::wait;
@@ -17,7 +17,7 @@ const LONGEST: Duration = Duration::from_mins(3);
 impl Suite {
     /// A client of the supervisor's control socket.
     #[must_use]
-    pub fn supervisor(&self) -> SupervisorClient<Channel> {
+    pub fn supervisor(&self) -> SupervisorClient<ipc::Channel> {
         SupervisorClient::new(ipc::channel(self.runtime_dir().join("supervisor.sock")))
     }
 
