@@ -1,13 +1,9 @@
 //! `kill -9` of everything under constant traffic: of each component, and of the supervisor itself.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use clap::Args;
-use gatehouse_tests::{Suite, load::Report as Seen};
-use nix::sys::signal::Signal;
+use gatehouse_tests::load::Report as Seen;
 
 use crate::{
     floor::Floor,
@@ -88,17 +84,11 @@ pub async fn run_deaths(deaths: &Deaths) -> Vec<Report> {
     for _ in 0..deaths.rounds {
         world.load.mark("supervisor killed");
         let begun = Instant::now();
-        world.suite = followed(world.suite).await;
+        world.suite = world.suite.killed_and_followed().await;
         times.add("supervisor killed", begun.elapsed());
         world.calm().await;
         assert_eq!(world.suite.pids().await, before, "the same processes");
     }
     let title = format!("{} kills of the supervisor: {}", deaths.rounds, deaths.traffic.title());
     restarts::judged(world, title, &times, true).await
-}
-
-async fn followed(suite: Suite) -> Suite {
-    suite.signal(Signal::SIGKILL);
-    suite.wait_exit(Duration::from_secs(5)).await;
-    suite.start_again().await
 }

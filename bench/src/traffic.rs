@@ -118,6 +118,7 @@ pub(crate) fn noticed(title: String, seen: &gatehouse_tests::load::Report, times
         "lost",
         "repeated",
         "moved",
+        "turned away",
         "cut",
         "ended",
     ];
@@ -135,6 +136,7 @@ pub(crate) fn noticed(title: String, seen: &gatehouse_tests::load::Report, times
             streams.lost,
             streams.repeated + streams.gaps,
             streams.moved,
+            streams.turned_away,
             streams.cut,
             streams.ended,
         ];

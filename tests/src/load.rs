@@ -157,6 +157,8 @@ pub struct Load {
 /// What the tasks are told.
 #[derive(Clone, Debug)]
 enum Stage {
+    /// Only streams are opened.
+    Open,
     Run,
     /// Callers end after their operation; streams when they have all that was published to their user.
     Finish(Arc<[u64]>),
@@ -171,7 +173,7 @@ impl Load {
     /// The same on another Redis.
     pub async fn start_with(suite: &Suite, sizes: Sizes, redis: RedisDoor) -> Self {
         let tally = Arc::new(Tally::new());
-        let (stop, told) = watch::channel(Stage::Run);
+        let (stop, told) = watch::channel(Stage::Open);
         let plan = Plan::new(suite, sizes, &redis, &tally, &told);
         let users = plan.users.clone();
         let thread = std::thread::Builder::new().name("load".into()).spawn(move || {
@@ -184,6 +186,7 @@ impl Load {
         // Whoever is open now sees number 0 first.
         let publisher = Publisher::start(redis, users, sizes.events, Arc::clone(&tally));
         tally.mark(CALM);
+        stop.send_replace(Stage::Run);
         Self { tally, stop, publisher, thread }
     }
 
@@ -263,7 +266,14 @@ impl Plan {
                 let user = streams.len() % users.len();
                 let device = Device::of(&users[user]);
                 device.register(&mut writer);
-                streams.push(events::Stream::new(line, device, user, Arc::clone(&verified), Arc::clone(tally), told.clone()));
+                streams.push(events::Stream::new(
+                    line,
+                    device,
+                    (user, listener == "push"),
+                    Arc::clone(&verified),
+                    Arc::clone(tally),
+                    told.clone(),
+                ));
             }
         }
         Self { users, web, commands, streams, operators, tally: Arc::clone(tally), told: told.clone() }
@@ -289,7 +299,8 @@ impl Plan {
 }
 
 /// Times that are measured on a thread with too much to do are its own.
-async fn watch_the_clock(tally: Arc<Tally>, told: watch::Receiver<Stage>) {
+async fn watch_the_clock(tally: Arc<Tally>, mut told: watch::Receiver<Stage>) {
+    begins(&mut told).await;
     while goes_on(&told) {
         let (phase, due) = (tally.phase(), tokio::time::Instant::now() + CLOCK);
         sleep_until(due).await;
@@ -316,6 +327,12 @@ impl Pace {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks
     }
+}
+
+/// Callers begin when all streams are open: what that costs says nothing of the suite.
+async fn begins(told: &mut watch::Receiver<Stage>) {
+    // It is told as long as the load lives.
+    let _told = told.wait_for(|stage| !matches!(stage, Stage::Open)).await;
 }
 
 fn goes_on(told: &watch::Receiver<Stage>) -> bool {

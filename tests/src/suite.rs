@@ -157,6 +157,13 @@ impl Suite {
         Prepared { scratch, key: self.key.clone(), env: self.env.clone(), shell: self.shell.clone() }.start().await
     }
 
+    /// Kills the supervisor, and starts the next, which takes over what runs.
+    pub async fn killed_and_followed(self) -> Self {
+        self.signal(Signal::SIGKILL);
+        self.wait_exit(Duration::from_secs(5)).await;
+        self.start_again().await
+    }
+
     /// Sends the supervisor a signal.
     pub fn signal(&self, signal: Signal) {
         kill(self.supervisor, signal).unwrap();

@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     Fault, Kind, PATIENCE, Pace, Stage,
     backends::COMMAND,
-    goes_on,
+    begins, goes_on,
     line::Line,
     tally::{Op, Tally},
 };
@@ -35,6 +35,7 @@ impl Caller {
     }
 
     pub(super) async fn run(mut self) {
+        begins(&mut self.told).await;
         let mut ticks = self.pace.ticks();
         while goes_on(&self.told) {
             ticks.tick().await;

@@ -64,6 +64,8 @@ pub(super) struct Stream {
     line: Line,
     device: Device,
     user: usize,
+    /// Straight to a pusher.
+    direct: bool,
     verified: Arc<Verified>,
     tally: Arc<Tally>,
     told: watch::Receiver<Stage>,
@@ -88,13 +90,13 @@ impl Stream {
     pub(super) fn new(
         line: Line,
         device: Device,
-        user: usize,
+        (user, direct): (usize, bool),
         verified: Arc<Verified>,
         tally: Arc<Tally>,
         told: watch::Receiver<Stage>,
     ) -> Self {
         tally.one_more_stream();
-        Self { line, device, user, verified, tally, told, cursor: String::new(), next: 0, silence: PATIENCE }
+        Self { line, device, user, direct, verified, tally, told, cursor: String::new(), next: 0, silence: PATIENCE }
     }
 
     /// The connection that it uses.
@@ -109,7 +111,11 @@ impl Stream {
             let mut streaming = match self.open().await {
                 Ok(streaming) => streaming,
                 Err((fault, connected)) => {
-                    self.tally.failed(op, fault, connected);
+                    if is_stopping(&fault) {
+                        self.count(|streams| streams.turned_away += 1);
+                    } else {
+                        self.tally.failed(op, fault, connected);
+                    }
                     if self.gives_up() {
                         return;
                     }
@@ -145,7 +151,7 @@ impl Stream {
     /// How many numbers there are, once that is known.
     fn goal(&self) -> Option<u64> {
         match &*self.told.borrow() {
-            Stage::Run => None,
+            Stage::Open | Stage::Run => None,
             Stage::Finish(published) => Some(published[self.user]),
         }
     }
@@ -242,15 +248,20 @@ impl Stream {
     fn ended(&self, status: &Status) -> Duration {
         let (fault, connected) = Fault::of(status);
         if fault.is_cut_off() {
-            self.count(|streams| streams.cut += 1);
+            self.count(|streams| {
+                streams.cut += 1;
+                streams.direct += u64::from(self.direct);
+            });
             return jitter(AGAIN);
         }
         let trailer = |name: &str| status.metadata().get(name)?.to_str().ok();
         let retry = trailer("gateway-retry-after-ms").and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
-        let drained = status.code() == Code::Unavailable && status.message() == "gateway is shutting down";
         match retry {
-            Some(retry) if drained && trailer("gateway-cursor") == Some(&self.cursor) => {
-                self.count(|streams| streams.moved += 1);
+            Some(retry) if is_stopping(&fault) && trailer("gateway-cursor") == Some(&self.cursor) => {
+                self.count(|streams| {
+                    streams.moved += 1;
+                    streams.direct += u64::from(self.direct);
+                });
                 retry
             }
             _ => {
@@ -261,6 +272,11 @@ impl Stream {
             }
         }
     }
+}
+
+/// What a process answers that stops (CONTRACT.md §1).
+fn is_stopping(fault: &Fault) -> bool {
+    matches!(fault, Fault::Grpc(code, message) if *code == Code::Unavailable as i32 && message == "gateway is shutting down")
 }
 
 fn jitter(up_to: Duration) -> Duration {

@@ -6,7 +6,7 @@ use gatehouse_chassis::ipc;
 use gatehouse_proto::internal::v1::{ListAuditRequest, admin_client::AdminClient};
 use tokio::{sync::watch, time::timeout};
 
-use super::{Fault, Kind, PATIENCE, Pace, Stage, goes_on, tally::Tally, web::Caller};
+use super::{Fault, Kind, PATIENCE, Pace, Stage, begins, goes_on, tally::Tally, web::Caller};
 use crate::Suite;
 
 /// A few of them.
@@ -33,7 +33,8 @@ impl Operators {
     }
 
     /// Asks for the newest records as the command `gatehouse` does.
-    pub(super) async fn read_the_trail(self) {
+    pub(super) async fn read_the_trail(mut self) {
+        begins(&mut self.told).await;
         let mut ticks = self.pace.ticks();
         while goes_on(&self.told) {
             ticks.tick().await;

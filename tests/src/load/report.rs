@@ -58,7 +58,7 @@ impl Report {
     /// Not even a stream moved: nobody outside could tell that anything happened.
     #[must_use]
     pub fn is_untouched(&self) -> bool {
-        self.is_clean() && self.sum().streams.moved == 0
+        self.is_clean() && self.sum().streams.moved + self.sum().streams.turned_away == 0
     }
 
     /// Every stream saw every number once and in order.
@@ -179,9 +179,10 @@ impl fmt::Display for Report {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = if self.name == CALM { "(calm)" } else { &self.name };
-        let super::StreamCounts { moved, cut, ended, gaps, lost, repeated } = self.streams;
+        let super::StreamCounts { moved, cut, direct, turned_away, ended, gaps, lost, repeated } = self.streams;
         writeln!(f, "{name}, {:.1?}: refused {}, reset {}, unsent {}", self.took, self.refused, self.resets, self.unsent)?;
-        writeln!(f, "  streams: moved {moved}, cut {cut}, ended {ended}, gaps {gaps}; events lost {lost}, repeated {repeated}")?;
+        writeln!(f, "  streams: moved {moved}, cut {cut} ({direct} direct), turned away {turned_away}, ended {ended}")?;
+        writeln!(f, "  events: lost {lost}, repeated {repeated}, gaps {gaps}")?;
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
         for (kind, latency) in &self.kinds {
             let [half, most, nearly, longest] =

@@ -114,6 +114,10 @@ pub struct StreamCounts {
     pub moved: u64,
     /// Ended with their connection.
     pub cut: u64,
+    /// Of those that moved or were cut, the ones that went straight to a pusher.
+    pub direct: u64,
+    /// Asked for and not opened, because the process that was asked stops: to be asked for again.
+    pub turned_away: u64,
     /// Ended in any other way, or said nothing for twice the bookmark interval.
     pub ended: u64,
     /// Resumes that were told of a gap.
@@ -137,7 +141,7 @@ pub struct Phase {
     pub streams: StreamCounts,
     /// Connects that were refused.
     pub refused: u64,
-    /// Connections that the other side reset, idle ones included.
+    /// Connections of clients that the other side reset, idle ones included.
     pub resets: u64,
     /// Requests that never left, because their connection had ended in good order: sent again on another, as every client library does.
     pub unsent: u64,
@@ -325,6 +329,8 @@ impl Phase {
         let (sum, more) = (&mut self.streams, other.streams);
         sum.moved += more.moved;
         sum.cut += more.cut;
+        sum.direct += more.direct;
+        sum.turned_away += more.turned_away;
         sum.ended += more.ended;
         sum.gaps += more.gaps;
         sum.lost += more.lost;

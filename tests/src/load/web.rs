@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    Fault, Kind, PATIENCE, Pace, Stage, goes_on,
+    Fault, Kind, PATIENCE, Pace, Stage, begins, goes_on,
     tally::Tally,
     tap::{Idle, Tap, is_reset},
 };
@@ -44,6 +44,7 @@ impl Caller {
     }
 
     pub(super) async fn run(mut self) {
+        begins(&mut self.told).await;
         let mut ticks = self.pace.ticks();
         while goes_on(&self.told) {
             ticks.tick().await;
@@ -67,7 +68,7 @@ impl Caller {
             Ok(Err((fault, connected))) => {
                 self.tally.count(|phase| {
                     phase.refused += u64::from(fault == Fault::Refused);
-                    phase.resets += u64::from(fault == Fault::Reset);
+                    phase.resets += u64::from(fault == Fault::Reset && self.kind.is_of_clients());
                 });
                 self.connection = None;
                 self.tally.failed(op, fault, connected);

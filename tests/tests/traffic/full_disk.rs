@@ -1,5 +1,4 @@
 //! A full disk under the supervisor's state: it goes on in memory, and writes again when it can.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
     fs,

@@ -1,54 +1,41 @@
-//! The supervisor's own death and replacement under constant traffic: what it supervises goes on as if nothing had happened.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+//! The supervisor's own death and replacement: what it supervises goes on as if nothing had happened.
 
 use std::{fs, path::PathBuf, time::Duration};
 
 use gatehouse_tests::{
-    Load, Suite, binaries,
-    load::{Backends, Sizes},
+    Suite, binaries,
+    load::Sizes,
     scratch,
     suite::control::{restart, upgrade},
     wait,
 };
 use nix::sys::signal::Signal;
 
+use crate::world::World;
+
 const DEATHS: usize = 3;
 /// In the optimised build it is 15 MB; here only a leak would be seen.
 const LARGEST_RSS_KB: u64 = 60 << 10;
 
-async fn start() -> (Suite, Backends) {
-    let backends = Backends::start();
-    let suite = backends.behind(Suite::builder()).start().await;
-    (suite, backends)
-}
-
-async fn killed_and_followed(suite: Suite) -> Suite {
-    suite.signal(Signal::SIGKILL);
-    suite.wait_exit(Duration::from_secs(5)).await;
-    suite.start_again().await
-}
-
 #[tokio::test]
 async fn a_supervisor_that_follows_a_killed_one_takes_over_what_runs_and_nobody_notices() {
-    let (mut suite, _backends) = start().await;
-    let load = Load::start(&suite, Sizes::SMALL).await;
-    let before = suite.pids().await;
-    let addresses = ["http", "grpc", "admin", "push"].map(|name| suite.address(name));
+    let mut world = World::start(Sizes::SMALL, |suite| suite).await;
+    let before = world.suite.pids().await;
+    let addresses = ["http", "grpc", "admin", "push"].map(|name| world.suite.address(name));
     for _ in 0..DEATHS {
-        load.go_on(30).await;
-        load.mark("supervisor killed");
-        suite.signal(Signal::SIGKILL);
-        suite.wait_exit(Duration::from_secs(5)).await;
+        world.load.go_on(30).await;
+        world.load.mark("supervisor killed");
+        world.suite.signal(Signal::SIGKILL);
+        world.suite.wait_exit(Duration::from_secs(5)).await;
         // Nobody supervises: it goes on.
-        load.go_on(30).await;
-        suite = suite.start_again().await;
-        load.go_on(30).await;
-        load.calm();
-        assert_eq!(suite.pids().await, before, "the same processes");
-        assert_eq!(["http", "grpc", "admin", "push"].map(|name| suite.address(name)), addresses, "on the same sockets");
+        world.load.go_on(30).await;
+        world.suite = world.suite.start_again().await;
+        world.load.go_on(30).await;
+        world.load.calm();
+        assert_eq!(world.suite.pids().await, before, "the same processes");
+        assert_eq!(["http", "grpc", "admin", "push"].map(|name| world.suite.address(name)), addresses, "on the same sockets");
     }
-    let report = load.stop().await;
-    println!("{report}");
+    let (suite, report, _backends) = world.stop().await;
     report.assert_untouched();
     report.assert_audited(&suite).await;
     let kb = rss_kb(suite.supervisor_pid());
@@ -57,9 +44,9 @@ async fn a_supervisor_that_follows_a_killed_one_takes_over_what_runs_and_nobody_
 
 #[tokio::test]
 async fn what_was_taken_over_is_supervised_as_before() {
-    let (suite, _backends) = start().await;
-    let suite = killed_and_followed(suite).await;
-    let load = Load::start(&suite, Sizes::SMALL).await;
+    let mut world = World::start(Sizes::SMALL, |suite| suite).await;
+    world.suite = world.suite.killed_and_followed().await;
+    let World { suite, load, .. } = &world;
     load.mark("restart");
     for name in ["edge", "pusher/1", "auditor", "admin"] {
         let before = suite.instance(name).await;
@@ -68,10 +55,13 @@ async fn what_was_taken_over_is_supervised_as_before() {
         let after = suite.instance(name).await;
         assert!(after.generation > before.generation && after.pid != before.pid, "generations go on: {before:?} {after:?}");
     }
-    load.stop().await.assert_clean();
+    let (suite, report, _backends) = world.stop().await;
+    report.assert_clean();
     // A crash is seen although the process is nobody's child.
-    let suite = killed_and_followed(suite).await;
-    suite.kill9("edge").await;
+    let suite = suite.killed_and_followed().await;
+    for name in ["edge", "redis"] {
+        suite.kill9(name).await;
+    }
     suite.ready().await;
     let pids: Vec<_> = suite.pids().await.into_values().collect();
     suite.signal(Signal::SIGTERM);
@@ -82,26 +72,11 @@ async fn what_was_taken_over_is_supervised_as_before() {
 }
 
 #[tokio::test]
-async fn what_died_while_nobody_supervised_is_started_by_the_next() {
-    let (suite, _backends) = start().await;
-    let before = suite.pids().await;
-    let pusher = before["pusher/0"];
-    suite.signal(Signal::SIGKILL);
-    suite.wait_exit(Duration::from_secs(5)).await;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pusher).unwrap()), Signal::SIGKILL).unwrap();
-    let suite = suite.start_again().await;
-    suite.ready().await;
-    for (name, pid) in suite.pids().await {
-        assert_eq!(name != "pusher/0", before[&name] == pid, "{name}");
-    }
-}
-
-#[tokio::test]
 async fn an_upgrade_in_place_is_not_noticed() {
-    let (suite, _backends) = start().await;
-    let load = Load::start(&suite, Sizes::SMALL).await;
+    let world = World::start(Sizes::SMALL, |suite| suite).await;
+    let World { suite, load, .. } = &world;
     for round in 0..2 {
-        let directory = release(&suite, round);
+        let directory = release(suite, round);
         let (before, supervisor) = (suite.pids().await, suite.status().await.pid);
         load.go_on(30).await;
         load.mark("upgrade");
@@ -117,17 +92,16 @@ async fn an_upgrade_in_place_is_not_noticed() {
             assert!(name == "redis" || exe.starts_with(&directory), "{name} runs {}", exe.display());
         }
     }
-    let report = load.stop().await;
-    println!("{report}");
+    let (suite, report, _backends) = world.stop().await;
     report.assert_clean();
     report.assert_audited(&suite).await;
 }
 
 #[tokio::test]
 async fn an_upgrade_to_binaries_that_do_not_start_leaves_everything_as_it_was() {
-    let (suite, _backends) = start().await;
-    let load = Load::start(&suite, Sizes::SMALL).await;
-    let directory = release(&suite, 0);
+    let world = World::start(Sizes::SMALL, |suite| suite).await;
+    let World { suite, load, .. } = &world;
+    let directory = release(suite, 0);
     fs::remove_file(directory.join("gatehouse-edge")).unwrap();
     let program = scratch_program(&directory.join("gatehouse-edge"), "#!/bin/sh\n[ \"$1\" = --check ] && exit 0\nexit 1\n");
     let supervisor = suite.status().await.pid;
@@ -139,7 +113,8 @@ async fn an_upgrade_to_binaries_that_do_not_start_leaves_everything_as_it_was() 
     suite.ready().await;
     load.streams_are_back().await;
     load.go_on(30).await;
-    load.stop().await.assert_clean();
+    let (suite, report, _backends) = world.stop().await;
+    report.assert_clean();
     for (name, pid) in suite.pids().await {
         let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap();
         assert!(
