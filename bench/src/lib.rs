@@ -9,11 +9,16 @@
 
 pub mod audit;
 pub mod commands;
+pub mod crashes;
 pub mod fanout;
+mod floor;
+pub mod idle;
 pub mod measure;
 pub mod recovery;
 pub mod report;
+pub mod restarts;
 pub mod rss;
+pub mod traffic;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -29,7 +34,7 @@ struct Arguments {
     /// Where the binaries under test are [default: beside this one]
     #[arg(long, global = true, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
-    /// Print one JSON object instead of a table
+    /// Print JSON, one object a line, instead of tables
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -48,6 +53,18 @@ enum What {
     Rss,
     /// From `kill -9` of each process to serving again
     Recovery(recovery::Kills),
+    /// Planned restarts of each component under constant traffic, and what clients noticed
+    Restarts(restarts::Restarts),
+    /// `kill -9` of each component under constant traffic
+    Crashes(crashes::Crashes),
+    /// `kill -9` of the supervisor under constant traffic; the next one is started by hand
+    Supervisor(crashes::Deaths),
+    /// Upgrades in place under constant traffic
+    Upgrades(restarts::Upgrades),
+    /// From one pusher to four and back under constant traffic
+    Scale(restarts::Scales),
+    /// What each process needs while nothing happens
+    Idle(idle::Idle),
 }
 
 /// How often and how long.
@@ -75,17 +92,25 @@ pub fn run() -> ExitCode {
         binaries::use_directory(dir.canonicalize().expect("--bin-dir"));
     }
     let runtime = tokio::runtime::Runtime::new().expect("start a runtime");
-    let report: Report = runtime.block_on(async {
+    let reports: Vec<Report> = runtime.block_on(async {
         match arguments.what {
-            What::Commands(load) => commands::run(&load).await,
-            What::Fanout(load) => fanout::run(&load).await,
-            What::Audit(load) => audit::run(&load).await,
-            What::Rss => rss::run().await,
-            What::Recovery(kills) => recovery::run(&kills).await,
+            What::Commands(load) => vec![commands::run(&load).await],
+            What::Fanout(load) => vec![fanout::run(&load).await],
+            What::Audit(load) => vec![audit::run(&load).await],
+            What::Rss => vec![rss::run().await],
+            What::Recovery(kills) => vec![recovery::run(&kills).await],
+            What::Restarts(restarts) => restarts::run(&restarts).await,
+            What::Crashes(crashes) => crashes::run(&crashes).await,
+            What::Supervisor(deaths) => crashes::run_deaths(&deaths).await,
+            What::Upgrades(upgrades) => restarts::run_upgrades(&upgrades).await,
+            What::Scale(scales) => restarts::run_scales(&scales).await,
+            What::Idle(idle) => vec![idle::run(&idle).await],
         }
     });
     // Clients that are still open must not hold up the end.
     runtime.shutdown_background();
-    report.print(arguments.json);
-    if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    for report in &reports {
+        report.print(arguments.json);
+    }
+    if reports.iter().all(|report| report.errors == 0) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

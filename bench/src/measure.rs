@@ -1,5 +1,7 @@
 //! What a process has used.
 
+use std::time::Duration;
+
 use gatehouse_tests::Suite;
 use procfs::{WithCurrentSystemInfo as _, process::Process};
 
@@ -8,6 +10,14 @@ use procfs::{WithCurrentSystemInfo as _, process::Process};
 pub fn cpu_seconds(pid: u32) -> f64 {
     let stat = process(pid).stat().expect("read /proc/PID/stat");
     (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64
+}
+
+/// CPU time of a process's present threads, to the nanosecond.
+#[must_use]
+pub fn precise_cpu(pid: u32) -> Duration {
+    let tasks = process(pid).tasks().expect("read /proc/PID/task");
+    let ran = tasks.filter_map(|task| Some(task.ok()?.schedstat().ok()?.sum_exec_runtime));
+    Duration::from_nanos(ran.sum())
 }
 
 /// Its share of memory in MiB: pages that it shares with others are counted by halves, thirds and so on.

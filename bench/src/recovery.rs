@@ -28,16 +28,13 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// Measures.
 pub async fn run(kills: &Kills) -> Report {
     let (suite, _downstream) = commands::start().await;
-    let devices = [(); USERS].map(|()| Device::registered(&mut suite.embedded_redis()));
+    let devices = devices(&suite);
     let mut report = Report::new("from kill -9 to serving again, in ms", &["median", "worst"]);
     for component in ["edge", "pusher/0", "pusher/1", "auditor", "admin", "redis"] {
         let mut times = Vec::new();
         for _ in 0..kills.rounds {
             suite.ready().await;
-            let mut streams = Vec::new();
-            for device in &devices {
-                streams.push(suite.subscribe(device, "").await.expect("subscribe"));
-            }
+            let streams = streams(&suite, &devices).await;
             times.push(one(&suite, component, &devices, streams).await.as_secs_f64() * 1000.0);
         }
         let worst = times.iter().copied().fold(0.0, f64::max);
@@ -46,7 +43,23 @@ pub async fn run(kills: &Kills) -> Report {
     report
 }
 
-async fn one(suite: &Suite, component: &str, devices: &[Device], streams: Vec<EventStream>) -> Duration {
+/// Those whose events are waited for.
+pub(crate) fn devices(suite: &Suite) -> Vec<Device> {
+    let mut redis = suite.embedded_redis();
+    (0..USERS).map(|_| Device::registered(&mut redis)).collect()
+}
+
+/// A stream of each.
+pub(crate) async fn streams(suite: &Suite, devices: &[Device]) -> Vec<EventStream> {
+    let mut streams = Vec::new();
+    for device in devices {
+        streams.push(suite.subscribe(device, "").await.expect("subscribe"));
+    }
+    streams
+}
+
+/// From the kill to the next request that is served.
+pub(crate) async fn one(suite: &Suite, component: &str, devices: &[Device], streams: Vec<EventStream>) -> Duration {
     let device = &devices[0];
     let pid = suite.instance(component).await.pid.expect("it runs");
     let begun = Instant::now();

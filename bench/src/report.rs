@@ -63,6 +63,9 @@ impl Report {
 /// Three digits that mean something.
 fn figure_text(figure: f64) -> String {
     match figure.abs() {
+        _ if figure.is_nan() => "-".to_owned(),
+        // Counts have no digits behind the point.
+        size if figure.fract() == 0.0 && size < 1e9 => format!("{figure:.0}"),
         size if size >= 100.0 => format!("{figure:.0}"),
         size if size >= 10.0 => format!("{figure:.1}"),
         _ => format!("{figure:.2}"),
@@ -89,5 +92,6 @@ mod tests {
     #[test]
     fn figures_have_three_digits() {
         assert_eq!([0.5, 12.345, 48_213.7].map(figure_text), ["0.50", "12.3", "48214"]);
+        assert_eq!([0.0, 7.0, f64::NAN].map(figure_text), ["0", "7", "-"]);
     }
 }

@@ -61,6 +61,11 @@ impl Ledger {
             memory.unwritten += 1;
             memory.push(line);
         }
+        self.flush_soon();
+    }
+
+    /// Writes what is not written yet, without waiting for the disk.
+    pub(crate) fn flush_soon(&self) {
         match Handle::try_current() {
             Ok(runtime) => {
                 let this = self.clone();

@@ -10,6 +10,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use prometheus::IntCounter;
@@ -20,13 +21,17 @@ use gatehouse_proto::internal::v1::ChangeStatus;
 use crate::{child::Memory, component::SlotId, upgrade::Upgrade};
 use change::SavedChange;
 
+/// Between two tries on a disk that takes nothing.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// The file, and what it should say.
 #[derive(Debug)]
 pub(crate) struct StateFile {
     path: PathBuf,
     record: Record,
     written: Vec<u8>,
-    failing: bool,
+    /// The last write failed; the next is due then.
+    failing: Option<Instant>,
     failures: IntCounter,
 }
 
@@ -79,7 +84,7 @@ impl StateFile {
                 Record::default()
             }
         };
-        Self { path, record, written: Vec::new(), failing: false, failures }
+        Self { path, record, written: Vec::new(), failing: None, failures }
     }
 
     /// What is remembered of that slot.
@@ -124,7 +129,12 @@ impl StateFile {
 
     /// Whether the next supervisor would find all that was noted before the last [`StateFile::write`].
     pub(crate) const fn is_written(&self) -> bool {
-        !self.failing
+        self.failing.is_none()
+    }
+
+    /// When a write that failed is to be tried again, though nothing changes meanwhile.
+    pub(crate) const fn due(&self) -> Option<Instant> {
+        self.failing
     }
 
     /// How changes stand.
@@ -137,23 +147,25 @@ impl StateFile {
         self.record.changes.iter().cloned().map(ChangeStatus::from).collect()
     }
 
-    /// Writes it if it has changed. A failure is tried again with the next change.
+    /// Writes it if it has changed. A failure is tried again with the next change, and when it is [`StateFile::due`].
     pub(crate) fn write(&mut self) {
         let Ok(bytes) = serde_json::to_vec(&self.record) else { return };
         if bytes == self.written {
+            // What could not be written has been taken back.
+            self.failing = None;
             return;
         }
         let draft = self.path.with_extension("json.new");
         match fs::write(&draft, &bytes).and_then(|()| fs::rename(&draft, &self.path)) {
             Ok(()) => {
                 self.written = bytes;
-                if std::mem::take(&mut self.failing) {
+                if self.failing.take().is_some() {
                     tracing::info!("{} is written again", self.path.display());
                 }
             }
             Err(error) => {
                 self.failures.inc();
-                if !std::mem::replace(&mut self.failing, true) {
+                if self.failing.replace(Instant::now() + AGAIN).is_none() {
                     let path = self.path.display();
                     tracing::error!(%error, "{path} not written; a supervisor that starts after this one died would not know the latest history");
                 }
@@ -208,8 +220,10 @@ mod tests {
         noted(&mut state, 1);
         noted(&mut state, 2);
         assert_eq!(state.failures.get(), 2);
+        assert!(state.due().is_some() && !state.is_written(), "it is tried again though nothing changes");
         fs::create_dir(&gone).unwrap();
-        noted(&mut state, 2);
+        state.write();
+        assert!(state.due().is_none() && state.is_written());
         assert_eq!(StateFile::open(&gone, failures()).slot(EDGE).memory.generations, 2);
     }
 }

@@ -231,7 +231,13 @@ impl Suite {
             Phase::Starting { until } => Some(until),
             Phase::Serving | Phase::Draining { .. } => None,
         };
-        self.slots.iter().filter_map(|slot| slot.machine.deadline()).chain(start).chain(self.jobs.deadline()).min()
+        self.slots
+            .iter()
+            .filter_map(|slot| slot.machine.deadline())
+            .chain(start)
+            .chain(self.jobs.deadline())
+            .chain(self.parts.state.due())
+            .min()
     }
 
     fn tick(&mut self) {

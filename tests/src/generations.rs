@@ -1,7 +1,6 @@
 //! Processes of a scenario's own without a supervisor: started, replaced and stopped by hand on sockets that the scenario bound and lends to each generation,
 //! which is what `gatehouse restart` does.
 
-mod changes;
 mod doors;
 pub mod load;
 mod supervisor;
@@ -28,7 +27,6 @@ use nix::{
 use tonic::transport::Channel;
 
 use crate::{Builder, EventStream, GatewayKey, RedisServer, Suite, output::Lines, servers, suite::Prepared, wait};
-pub use changes::{change, restart, scale};
 pub use doors::Doors;
 pub use supervisor::Supervisor;
 

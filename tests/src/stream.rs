@@ -85,7 +85,7 @@ impl EventStream {
 }
 
 /// Compares cursors of the form `milliseconds-sequence`; the empty one is before all.
-fn order(a: &str, b: &str) -> Ordering {
+pub(crate) fn order(a: &str, b: &str) -> Ordering {
     let parts = |cursor: &str| cursor.split_once('-').map(|(ms, seq)| (ms.parse::<u64>().unwrap(), seq.parse::<u64>().unwrap()));
     parts(a).cmp(&parts(b))
 }

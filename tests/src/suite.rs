@@ -1,6 +1,8 @@
 //! The real suite: a `gatehouse-supervisor` of a scenario's own with everything that it starts.
 
 mod builder;
+pub mod control;
+mod remains;
 
 use std::{
     collections::BTreeMap,
@@ -42,6 +44,7 @@ pub struct Suite {
     listeners: BTreeMap<String, String>,
     scratch: Scratch,
     env: BTreeMap<String, String>,
+    shell: Option<String>,
 }
 
 impl Suite {
@@ -100,13 +103,16 @@ impl Suite {
     pub async fn instance(&self, name: &str) -> InstanceStatus {
         let status = self.status().await;
         let (component, number) = split(name);
-        let found = status.instances.iter().find(|instance| instance.component == component && instance.instance == number);
+        let of_it = |instance: &&InstanceStatus| instance.component == component && instance.instance == number;
+        // During a restart it has two: the one that drains is not what anybody asks for.
+        let lead = status.instances.iter().filter(of_it).find(|instance| instance.state != "draining");
+        let found = lead.or_else(|| status.instances.iter().find(of_it));
         found.unwrap_or_else(|| panic!("no {name} in {status:?}")).clone()
     }
 
-    /// Process ids of all children that run, by name: `edge`, `pusher/0`, `pusher/1`, …
+    /// Process ids of all children that run and do not drain, by name: `edge`, `pusher/0`, `pusher/1`, …
     pub async fn pids(&self) -> BTreeMap<String, u32> {
-        let instances = self.status().await.instances.into_iter();
+        let instances = self.status().await.instances.into_iter().filter(|instance| instance.state != "draining");
         instances.filter_map(|instance| Some((name(&instance), instance.pid?))).collect()
     }
 
@@ -117,9 +123,20 @@ impl Suite {
 
     /// Ends one child as a crash does and waits until another is ready in its place.
     pub async fn kill9(&self, name: &str) {
-        let before = self.instance(name).await;
-        let pid = before.pid.unwrap_or_else(|| panic!("{name} does not run: {before:?}"));
-        kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+        let pid = self.send(name, Signal::SIGKILL).await;
+        self.replaced(name, pid).await;
+    }
+
+    /// Sends one child a signal; its pid.
+    pub async fn send(&self, name: &str, signal: Signal) -> u32 {
+        let instance = self.instance(name).await;
+        let pid = instance.pid.unwrap_or_else(|| panic!("{name} does not run: {instance:?}"));
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+        pid
+    }
+
+    /// Waits until another process than that is ready in its place.
+    pub async fn replaced(&self, name: &str, pid: u32) {
         wait::eventually(&format!("{name} runs again"), async || {
             let now = self.instance(name).await;
             (now.state == "ready" && now.pid.is_some_and(|now| now != pid)).then_some(())
@@ -137,7 +154,14 @@ impl Suite {
     pub async fn start_again(mut self) -> Self {
         assert!(!self.child_runs(), "it still runs");
         let scratch = std::mem::take(&mut self.scratch);
-        Prepared { scratch, key: self.key.clone(), env: self.env.clone() }.start().await
+        Prepared { scratch, key: self.key.clone(), env: self.env.clone(), shell: self.shell.clone() }.start().await
+    }
+
+    /// Kills the supervisor, and starts the next, which takes over what runs.
+    pub async fn killed_and_followed(self) -> Self {
+        self.signal(Signal::SIGKILL);
+        self.wait_exit(Duration::from_secs(5)).await;
+        self.start_again().await
     }
 
     /// Sends the supervisor a signal.
@@ -244,8 +268,9 @@ impl Drop for Suite {
             eprintln!("the suite's last lines on stderr:\n{last}");
         }
         let mut child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // What it leaves behind goes with the directory.
+        // What it leaves behind goes with the directory, whatever its working directory is by now.
         let _gone = (child.kill(), child.wait());
+        remains::end(&self.runtime_dir());
     }
 }
 

@@ -66,6 +66,11 @@ impl Suite {
         }
         self.parts.state.note_starting(matches!(self.phase, Phase::Starting { .. }));
         self.parts.state.note_changes(self.parts.ends.desk.snapshot());
+        let had_room = self.parts.state.is_written();
         self.parts.state.write();
+        if !had_room && self.parts.state.is_written() {
+            // It lies on the same disk, and waits for the next exit otherwise.
+            self.parts.ledger.flush_soon();
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tonic::transport::{Channel, Endpoint};
 
 use super::Premises;
-use crate::{GatewayKey, Resp, Suite, servers};
+use crate::{GatewayKey, Resp, servers};
 
 /// The public sockets of one gateway, and the Redis that its neighbours write to.
 #[derive(Debug)]
@@ -25,14 +25,6 @@ pub struct Doors {
 }
 
 impl Doors {
-    /// Of a suite under its supervisor, with the embedded Redis.
-    #[must_use]
-    pub fn of(suite: &Suite) -> Self {
-        let address = |listener| suite.address(listener);
-        let (http, grpc, push, admin) = (address("http"), address("grpc"), address("push"), address("admin"));
-        Self { http, grpc, push, admin, key: suite.key.clone(), redis: suite.embedded_redis() }
-    }
-
     /// A channel to an address that speaks gRPC.
     #[must_use]
     pub fn channel(address: SocketAddr) -> Channel {

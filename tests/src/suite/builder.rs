@@ -35,6 +35,7 @@ pub struct Builder {
     sections: BTreeMap<String, BTreeMap<String, String>>,
     tail: String,
     env: BTreeMap<String, String>,
+    shell: Option<String>,
 }
 
 impl Builder {
@@ -46,7 +47,7 @@ impl Builder {
         for dir in &dirs {
             fs::create_dir(dir).unwrap();
         }
-        let builder = Self { scratch, signer, sections: BTreeMap::new(), tail: String::new(), env: BTreeMap::new() };
+        let builder = Self { scratch, signer, sections: BTreeMap::new(), tail: String::new(), env: BTreeMap::new(), shell: None };
         let [state, run] = dirs;
         let mut builder = builder.set("suite", "state_dir", state.display()).set("suite", "runtime_dir", run.display());
         for listener in ["http", "grpc", "admin", "push"] {
@@ -81,6 +82,14 @@ impl Builder {
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Display) -> Self {
         self.env.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Starts the supervisor from a shell script in mount namespace of its own. The script finds the state directory as `$0`, and the supervisor's command, which
+    /// it must `exec`, as `$@`.
+    #[must_use]
+    pub fn behind_shell(mut self, script: &str) -> Self {
+        self.shell = Some(script.to_owned());
         self
     }
 
@@ -135,7 +144,7 @@ impl Builder {
         }
         text.push_str(&self.tail);
         self.scratch.write(CONFIG, text);
-        Prepared { scratch: self.scratch, key: GatewayKey::of(&self.signer), env: self.env }
+        Prepared { scratch: self.scratch, key: GatewayKey::of(&self.signer), env: self.env, shell: self.shell }
     }
 
     /// Starts the suite and waits until it is ready.
@@ -158,6 +167,7 @@ pub struct Prepared {
     /// What it signs with.
     pub key: GatewayKey,
     pub(super) env: BTreeMap<String, String>,
+    pub(super) shell: Option<String>,
 }
 
 impl Prepared {
@@ -193,12 +203,24 @@ impl Prepared {
     #[must_use]
     pub fn start_without_waiting(self) -> Suite {
         let mut command = self.command("gatehouse-supervisor", &[]);
+        if let Some(script) = &self.shell {
+            command = self.behind(script, &command);
+        }
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start gatehouse-supervisor");
         let stdout = Lines::collect(child.stdout.take().unwrap());
         let stderr = Lines::collect(child.stderr.take().unwrap());
         let supervisor = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        let Self { scratch, key, env } = self;
-        Suite { child: Mutex::new(child), supervisor, stdout, stderr, key, listeners: BTreeMap::new(), scratch, env }
+        let Self { scratch, key, env, shell } = self;
+        Suite { child: Mutex::new(child), supervisor, stdout, stderr, key, listeners: BTreeMap::new(), scratch, env, shell }
+    }
+
+    fn behind(&self, script: &str, inner: &Command) -> Command {
+        let mut outer = Command::new("unshare");
+        outer.args(["--mount", "sh", "-c", script]).arg(self.scratch.path().join(STATE));
+        outer.arg(inner.get_program()).args(inner.get_args()).env_clear();
+        outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        outer.current_dir(self.scratch.path()).stdin(Stdio::null());
+        outer
     }
 }
 

@@ -1,4 +1,4 @@
-//! Planned replacement and scaling of each component under constant traffic, by hand, as the supervisor does it, and by the supervisor: nobody outside can tell.
+//! Planned replacement and scaling of each component under constant traffic, by hand, as the supervisor does it: nobody outside can tell.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod admin;
@@ -7,4 +7,3 @@ mod edge;
 mod house;
 mod idle;
 mod pushers;
-mod supervised;
