@@ -61,13 +61,15 @@ pub(crate) fn threads(pid: u32, subject: &str, why: &str, dir: &Path) -> impl Fu
     }
 }
 
-/// Removes the oldest dumps, by their names.
-fn prune(dir: &Path) -> io::Result<()> {
-    let mut dumps: Vec<_> = fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+/// Removes the oldest dumps, by their names. Another may do so at the same time, and one that stays is only one more.
+fn prune(dir: &Path) {
+    let mut dumps: Vec<_> = fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
     dumps.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
     dumps.sort();
     let excess = dumps.len().saturating_sub(KEPT);
-    dumps.iter().take(excess).try_for_each(fs::remove_file)
+    for oldest in dumps.iter().take(excess) {
+        let _gone = fs::remove_file(oldest);
+    }
 }
 
 #[cfg(test)]

@@ -71,7 +71,8 @@ fn lock(path: &Path, handed_on: Option<OwnedFd>) -> Result<File, Fatal> {
     let mut file = handed_on.map_or_else(open, Ok).map_err(unusable)?;
     match file.try_lock() {
         Ok(()) => {
-            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(unusable)?;
+            // In place, which takes no room on the disk; and it only makes the message of others better.
+            let _unsaid = file.rewind().and_then(|()| writeln!(file, "{:>10}", std::process::id()));
             Ok(file)
         }
         Err(TryLockError::WouldBlock) => {

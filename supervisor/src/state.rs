@@ -14,7 +14,7 @@ use std::{
 };
 
 use prometheus::IntCounter;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
 use gatehouse_proto::internal::v1::ChangeStatus;
 
@@ -39,6 +39,7 @@ pub(crate) struct StateFile {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SlotRecord {
+    #[serde(deserialize_with = "or_default")]
     pub(crate) memory: Memory,
     pub(crate) restarts: u32,
     pub(crate) stopped_by: Option<String>,
@@ -55,14 +56,35 @@ struct Scale {
 #[serde(default)]
 struct Record {
     /// By the slot's name, `pusher/1`. Slots that were removed are kept: numbers of generations are given once.
+    #[serde(deserialize_with = "each_slot")]
     slots: BTreeMap<String, SlotRecord>,
+    #[serde(deserialize_with = "or_default")]
     scale: Option<Scale>,
     /// The suite had not served yet.
+    #[serde(deserialize_with = "or_default")]
     starting: bool,
     /// Under way.
+    #[serde(deserialize_with = "or_default")]
     upgrade: Option<Upgrade>,
     /// Queued, running, and over.
+    #[serde(deserialize_with = "each_change")]
     changes: Vec<SavedChange>,
+}
+
+/// What another build wrote in a way that we do not understand is nothing, and the rest of the file is not lost for it: an upgrade has two builds on one file.
+pub(crate) fn or_default<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(deserializer: D) -> Result<T, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
+}
+
+fn each_slot<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, SlotRecord>, D::Error> {
+    let slots: BTreeMap<String, serde_json::Value> = or_default(deserializer)?;
+    Ok(slots.into_iter().map(|(name, slot)| (name, serde_json::from_value(slot).unwrap_or_default())).collect())
+}
+
+fn each_change<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SavedChange>, D::Error> {
+    let changes: Vec<serde_json::Value> = or_default(deserializer)?;
+    Ok(changes.into_iter().filter_map(|change| serde_json::from_value(change).ok()).collect())
 }
 
 impl StateFile {
@@ -189,6 +211,23 @@ mod tests {
         let memory = Memory { generations, ..Memory::default() };
         state.note_slot(EDGE, SlotRecord { memory, restarts: 3, stopped_by: Some("ada".into()) });
         state.write();
+    }
+
+    #[test]
+    fn what_another_build_wrote_costs_what_is_not_understood_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"slots": {"edge": {"memory": {"generations": 7, "quarantine": {"haunted": 3}, "mood": "new"}, "restarts": 2},
+            "admin": {"memory": {"generations": "seven"}, "restarts": 3}, "pusher/0": 5},
+            "scale": {"wanted": 4}, "starting": "perhaps", "upgrade": {"directory": 1}, "weather": "fine",
+            "changes": [{"id": 5}, {"id": "c", "what": "restart edge", "state": "queued"}]}"#;
+        fs::write(dir.path().join("supervisor.state.json"), text).unwrap();
+        let state = StateFile::open(dir.path(), failures());
+        let edge = state.slot(EDGE);
+        assert_eq!((edge.memory.generations, edge.memory.quarantine, edge.restarts), (7, None, 2));
+        let admin = state.slot(SlotId { component: Component::Admin, instance: 0 });
+        assert_eq!((admin.memory.generations, admin.restarts), (0, 3));
+        assert!(!state.was_starting() && state.upgrade().is_none() && state.pushers(2) == 2);
+        assert_eq!(state.changes().iter().map(|change| change.change_id.as_str()).collect::<Vec<_>>(), ["c"]);
     }
 
     #[test]

@@ -42,7 +42,8 @@ pub(super) fn dump(pid: i32, path: &Path, why: &str) -> io::Result<()> {
     file.write_all(writing::head(pid, why).as_bytes())?;
     file.write_all(writing::threads(&threads).as_bytes())?;
     write_stacks(pid, &threads, &mut file)?;
-    path.parent().map_or(Ok(()), prune)
+    path.parent().into_iter().for_each(prune);
+    Ok(())
 }
 
 fn write_stacks(pid: i32, threads: &[threads::Thread], file: &mut File) -> io::Result<()> {

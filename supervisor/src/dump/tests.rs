@@ -144,7 +144,7 @@ fn the_newest_dumps_are_kept() {
         fs::write(dir.path().join(format!("20261121T1200{number:02}000Z-edge-0.g1.txt")), "").unwrap();
     }
     fs::write(dir.path().join("0000-notes"), "an operator's").unwrap();
-    prune(dir.path()).unwrap();
+    prune(dir.path());
     let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     left.sort();
     assert_eq!(left.len(), KEPT + 1);

@@ -41,6 +41,7 @@ impl Suite {
         if self.phase != Phase::Serving {
             return;
         }
+        self.sweep();
         loop {
             while let Some(orders) = self.jobs.next() {
                 self.begin(orders);
@@ -60,7 +61,6 @@ impl Suite {
                 break;
             }
         }
-        self.sweep();
     }
 
     fn begin(&mut self, orders: Vec<Order>) {
@@ -119,7 +119,11 @@ impl Suite {
         }
         loop {
             let Some(mut current) = job.current.take() else {
-                let Some(slot) = job.left.pop_front().filter(|_| !job.failed) else { return true };
+                if job.failed {
+                    // One that could not be added is there until it has ended; who comes next must not count it.
+                    return !(job.task == Task::Add && self.slots.iter().any(|slot| slot.leaving));
+                }
+                let Some(slot) = job.left.pop_front() else { return true };
                 job.current = Some(self.turn(job.task, slot, job));
                 continue;
             };
@@ -240,9 +244,8 @@ impl Suite {
     fn end(&mut self, job: Job) {
         if job.failed && job.task == Task::Add {
             let present = u32::try_from(self.of(Target { component: Component::Pusher, instance: None }).len()).unwrap_or(u32::MAX);
-            let failed = u32::from(self.slots.iter().any(|slot| slot.leaving));
             let configured = self.parts.process.shared().instances(Component::Pusher.name());
-            self.parts.state.scale(configured, present - failed);
+            self.parts.state.scale(configured, present);
         }
         let verdict = match job.steps.last() {
             None => "nothing to do".to_owned(),

@@ -28,6 +28,10 @@ impl Suite {
         }
         let is_ready = matches!(after, State::Ready { .. });
         self.parts.metrics.up(id, is_ready);
+        if actions.iter().any(|action| matches!(action, Action::Terminate(_))) {
+            // First it is written down: who is asked a second time, by a supervisor that knows nothing of the first, aborts its drain.
+            self.remember();
+        }
         for action in actions {
             match action {
                 Action::Spawn(generation) => self.spawn(id, generation, self.reason_to_spawn(id, event, before.state())),

@@ -20,6 +20,7 @@ pub(crate) struct Memory {
     /// Whether the lead was on its way out.
     pub(crate) draining: bool,
     pub(crate) exits_in_a_row: u32,
+    #[serde(deserialize_with = "crate::state::or_default")]
     pub(crate) quarantine: Option<Quarantine>,
     pub(crate) stopped_by_operator: bool,
     pub(crate) backoff_ms: u64,
