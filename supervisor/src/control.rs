@@ -157,12 +157,14 @@ impl Control {
         };
         // Recorded and queued both or neither, whether or not the asker is still there.
         let (queued, answer) = oneshot::channel();
-        let trail = Arc::clone(&self.trail);
+        let (trail, desk) = (Arc::clone(&self.trail), self.desk.clone());
         self.process.spawn("control-change", async move {
             trail.asked(record_of(&order, Code::Ok)).await;
             let (change, actor, reason, id) = (order.change.to_string(), order.actor.clone(), order.reason.clone(), order.id.clone());
             seat.take(order);
             tracing::info!(change, actor, reason, change.id = id, "change queued");
+            // Whoever has its id may rely on it, also when the supervisor dies.
+            desk.noted().await;
             // The asker may have gone; the change has not.
             let _gone = queued.send(ChangeResponse { change_id: id });
         });

@@ -6,10 +6,7 @@
 use std::{
     fs, io,
     io::IoSliceMut,
-    os::{
-        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
-        unix::fs::PermissionsExt as _,
-    },
+    os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -61,22 +58,18 @@ impl Notifications {
     /// Binds `notify.sock`.
     pub(crate) fn bind(runtime_dir: &Path) -> anyhow::Result<Self> {
         let path = runtime_dir.join("notify.sock");
-        // The lock on the state directory and the silence of supervisor.sock say that whose it was is dead.
-        let _absent = fs::remove_file(&path);
-        let bind = || {
-            let socket = std::os::unix::net::UnixDatagram::bind(&path)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-            Self::from_fd(socket.into(), path.clone())
-        };
-        bind().with_context(|| format!("bind {}", path.display()))
+        let bound = bind(&path).with_context(|| format!("bind {}", path.display()))?;
+        Ok(Self { socket: bound, path })
     }
 
-    /// A socket that a predecessor bound to that path and handed on, with what was said meanwhile in its queue.
-    pub(crate) fn from_fd(socket: OwnedFd, path: PathBuf) -> io::Result<Self> {
-        let socket = std::os::unix::net::UnixDatagram::from(socket);
-        socket.set_nonblocking(true)?;
-        setsockopt(&socket, PassCred, &true)?;
-        Ok(Self { socket: UnixDatagram::from_std(socket)?, path })
+    /// Binds it again if somebody has removed it: children cannot be heard, and are not to be judged by it. Whether it had to.
+    pub(crate) fn restore(&mut self) -> io::Result<bool> {
+        if self.path.exists() {
+            return Ok(false);
+        }
+        self.path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        self.socket = bind(&self.path)?;
+        Ok(true)
     }
 
     /// For `NOTIFY_SOCKET`.
@@ -95,18 +88,21 @@ impl Notifications {
     }
 }
 
-/// To hand it on, over an `exec`.
-impl AsFd for Notifications {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
 impl Drop for Notifications {
     fn drop(&mut self) {
         // Somebody was quicker.
         let _absent = fs::remove_file(&self.path);
     }
+}
+
+fn bind(path: &Path) -> io::Result<UnixDatagram> {
+    // The lock on the state directory and the silence of supervisor.sock say that whose it was is dead.
+    let _absent = fs::remove_file(path);
+    let socket = std::os::unix::net::UnixDatagram::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    socket.set_nonblocking(true)?;
+    setsockopt(&socket, PassCred, &true)?;
+    UnixDatagram::from_std(socket)
 }
 
 fn receive(socket: &UnixDatagram) -> io::Result<Message> {

@@ -18,11 +18,16 @@ pub(crate) struct Board {
     pub(super) paused: bool,
     /// Orders that are being recorded and will be queued.
     pub(super) coming: usize,
+    /// How often something was put up.
+    pub(super) puts: u64,
+    /// Up to which of these the state file has been written.
+    pub(super) noted: u64,
 }
 
 impl Board {
     /// Puts it up, in the place of what was known of the same change.
     pub(crate) fn put(&mut self, mut status: ChangeStatus) {
+        self.puts += 1;
         if is_over(&status) && status.took_ms == 0 {
             status.took_ms = age(&status);
         }

@@ -3,12 +3,15 @@
 //! A change that was accepted is on the board and in the queue before its asker hears of it, and stays on the board until it is over. What the queue has no
 //! room for is refused, never dropped.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use gatehouse_proto::internal::v1::{ChangeStatus, Step};
-use tokio::sync::{
-    mpsc::{self, error::TrySendError},
-    watch,
+use tokio::{
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
+    time::timeout,
 };
 
 use super::{
@@ -16,6 +19,8 @@ use super::{
     change::Order,
 };
 
+/// The longest that an asker waits until its change is written down.
+const NOTED: Duration = Duration::from_secs(1);
 /// Changes that are not over, at most.
 const QUEUE: usize = 256;
 
@@ -111,6 +116,16 @@ impl Desk {
     }
 }
 
+impl Desk {
+    /// Resolves when all that is on the board now has been noted for the next supervisor, or could not be for so long.
+    pub(crate) async fn noted(&self) {
+        let mut board = self.board();
+        let puts = board.borrow().puts;
+        // Without a disk the change goes ahead all the same.
+        let _unnoted = timeout(NOTED, board.wait_for(|board| board.noted >= puts || board.closed)).await;
+    }
+}
+
 impl Seat {
     /// Queues it. Whoever asks for it from now on is told. One whose driver leaves meanwhile is failed by that.
     pub(crate) fn take(self, order: Order) {
@@ -168,6 +183,16 @@ impl DeskEnd {
     /// What has been done for a change.
     pub(crate) fn steps(&self, id: &str) -> Option<Vec<Step>> {
         self.board.borrow().find(id).map(|change| change.steps)
+    }
+
+    /// How far the board has got: for [`DeskEnd::noted`], asked before the snapshot.
+    pub(crate) fn puts(&self) -> u64 {
+        self.board.borrow().puts
+    }
+
+    /// So far it stands in the state file.
+    pub(crate) fn noted(&self, puts: u64) {
+        self.board.send_if_modified(|board| std::mem::replace(&mut board.noted, puts) < puts);
     }
 
     /// For the state file: what is remembered, oldest first.

@@ -56,15 +56,16 @@ async fn a_message_comes_with_the_pid_of_its_sender() {
 }
 
 #[tokio::test]
-async fn what_was_said_between_two_supervisors_is_heard_by_the_second() {
+async fn a_socket_that_somebody_removed_is_bound_again_where_it_was() {
     let dir = tempfile::tempdir().unwrap();
-    let first = Notifications::bind(dir.path()).unwrap();
-    let (lent, path) = (first.as_fd().try_clone_to_owned().unwrap(), first.path().to_owned());
-    // An exec drops nothing.
-    std::mem::forget(first);
-    Sender::unbound().unwrap().send_to(b"EXIT_STATUS=75", &path).unwrap();
-    let second = Notifications::from_fd(lent, path).unwrap();
-    assert_eq!(second.next().await.unwrap(), (std::process::id(), vec![Word::ExitStatus(75)]));
+    let run = dir.path().join("run");
+    std::fs::create_dir(&run).unwrap();
+    let mut notifications = Notifications::bind(&run).unwrap();
+    assert!(!notifications.restore().unwrap());
+    std::fs::remove_dir_all(&run).unwrap();
+    assert!(notifications.restore().unwrap());
+    say(&notifications, b"WATCHDOG=1");
+    assert_eq!(notifications.next().await.unwrap().1, [Word::Alive]);
 }
 
 #[tokio::test]

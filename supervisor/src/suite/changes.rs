@@ -70,7 +70,7 @@ impl Suite {
             tracing::info!(change = %order.change, change.id = order.id, actor = order.actor, reason = order.reason, "change begins");
         }
         let (task, slots) = match change {
-            Change::Restart(target) => (Task::Restart, self.of(target)),
+            Change::Restart(target) => (Task::Restart, self.not_stopped(self.of(target))),
             Change::Start(target) => (Task::Start, self.of(target)),
             Change::Stop(target) => (Task::Stop, self.of(target)),
             Change::Scale { instances } => self.begin_scale(instances),
@@ -87,6 +87,12 @@ impl Suite {
     fn of(&self, target: Target) -> Vec<SlotId> {
         let wanted = |id: &SlotId| id.component == target.component && target.instance.is_none_or(|instance| instance == id.instance);
         self.slots.iter().map(|slot| slot.id).filter(wanted).collect()
+    }
+
+    /// Of several those that no operator has stopped: who means such a one names it. If all are, all are meant.
+    fn not_stopped(&self, slots: Vec<SlotId>) -> Vec<SlotId> {
+        let is_stopped = |id: &SlotId| self.slot(*id).is_some_and(|slot| slot.machine.is_stopped_by_operator());
+        if slots.iter().all(is_stopped) { slots } else { slots.into_iter().filter(|id| !is_stopped(id)).collect() }
     }
 
     /// Who is to come, or to go. Whoever goes gets no new work from now on.

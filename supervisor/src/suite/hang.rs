@@ -47,6 +47,9 @@ impl Suite {
         }
         self.sample_memory(Instant::now());
         let now = self.attention.look(Instant::now());
+        if self.is_anybody_overdue(now) && self.restore_notifications(now) {
+            return found;
+        }
         for id in self.ids() {
             let Some(slot) = self.slot(id) else { continue };
             let (generation, overdue) = (slot.machine.lead(), slot.watch().filter(|watch| watch.is_overdue(now)));
@@ -56,6 +59,20 @@ impl Suite {
             }
         }
         found
+    }
+
+    /// Whether nobody could be heard, for the socket was gone. Then all have their time once more.
+    fn restore_notifications(&mut self, now: Awake) -> bool {
+        match self.parts.notifications.restore() {
+            Ok(false) => return false,
+            Ok(true) => tracing::error!("notify.sock had been removed; it is bound again"),
+            // Nobody is ended for it; the next look tries again.
+            Err(error) => tracing::error!(%error, "notify.sock has been removed and cannot be bound again"),
+        }
+        for slot in self.slots.iter_mut().filter(|slot| slot.watch().is_some()) {
+            slot.alive(slot.machine.lead(), now);
+        }
+        true
     }
 
     pub(super) fn alive(&mut self, id: SlotId, generation: u32) {

@@ -65,9 +65,11 @@ impl Suite {
             self.parts.state.note_slot(slot.id, SlotRecord { memory, restarts: slot.restarts, stopped_by });
         }
         self.parts.state.note_starting(matches!(self.phase, Phase::Starting { .. }));
+        let puts = self.parts.ends.desk.puts();
         self.parts.state.note_changes(self.parts.ends.desk.snapshot());
         let had_room = self.parts.state.is_written();
         self.parts.state.write();
+        self.parts.ends.desk.noted(puts);
         if !had_room && self.parts.state.is_written() {
             // It lies on the same disk, and waits for the next exit otherwise.
             self.parts.ledger.flush_soon();

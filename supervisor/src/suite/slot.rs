@@ -16,6 +16,9 @@ use crate::{
     watch::{Awake, Watch},
 };
 
+/// So long before the end of its budget, or a quarter of it, a component answers those who still wait: what ends then was cut.
+const LAST_CALL: Duration = Duration::from_millis(500);
+
 /// How many ends of its processes a slot remembers, for verdicts. The ledger keeps the rest.
 const ENDS: usize = 4;
 
@@ -171,7 +174,10 @@ impl Slot {
         };
         let stopped = running.as_ref().and_then(|running| {
             let took = now.duration_since(running.asked?);
-            Some(Stopped { took, outcome: Outcome::of(&exit, running.killed, took >= self.policy.budget) })
+            Some(Stopped {
+                took,
+                outcome: Outcome::of(&exit, running.killed, took + LAST_CALL.min(self.policy.budget / 4) >= self.policy.budget),
+            })
         });
         let ended = Ended {
             generation,

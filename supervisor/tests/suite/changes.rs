@@ -178,3 +178,50 @@ async fn a_drain_gives_up_changes_and_says_so() {
     assert!(world.ended().await.success());
     assert!(world.read("stderr").contains("the suite drains"), "{pending}");
 }
+
+#[tokio::test]
+async fn a_restart_of_all_pushers_leaves_out_the_one_that_an_operator_stopped() {
+    let mut world = World::new();
+    world.ready().await;
+    done(&world.change(Change::Stop(target("pusher", Some(1)))).await);
+    let verdict = world.change(restart("pusher")).await;
+    done(&verdict);
+    assert_eq!(verdict.steps.iter().map(|step| step.instance).collect::<Vec<_>>(), [0]);
+    assert_eq!(instance(&world.status().await.unwrap(), "pusher", 1).state, "stopped");
+    done(&world.change(Change::Restart(target("pusher", Some(1)))).await);
+    assert_eq!(instance(&world.status().await.unwrap(), "pusher", 1).state, "ready");
+}
+
+#[tokio::test]
+async fn whose_id_was_told_is_done_even_if_the_supervisor_dies_at_that_moment() {
+    let mut world = World::new();
+    world.ready().await;
+    for _ in 0..5 {
+        let id = world.begin(Change::Stop(target("pusher", Some(1)))).await;
+        world.signal(Signal::SIGKILL);
+        world.ended().await;
+        world.start();
+        world.until("it is there again", |status| status.instances.len() == 5).await;
+        done(&world.verdict(&id).await);
+        assert_eq!(instance(&world.status().await.unwrap(), "pusher", 1).state, "stopped");
+        done(&world.change(Change::Start(target("pusher", Some(1)))).await);
+    }
+}
+
+#[tokio::test]
+async fn one_that_could_not_be_added_is_not_counted_by_the_next_change() {
+    let mut world = World::new().config("[supervisor]\nready_timeout = \"2s\"");
+    world.ready().await;
+    world.behave("pusher", "silent");
+    let first = world.begin(scale(3)).await;
+    world.event("start pusher-2").await;
+    let second = world.begin(scale(4)).await;
+    let refused = world.verdict(&first).await;
+    assert_eq!(refused.state, "failed");
+    world.behave("pusher", "");
+    let verdict = world.verdict(&second).await;
+    // Whether the second came before or after the behaviour changed: nothing is counted that is not there.
+    let wanted: Vec<u32> = if verdict.state == "done" { (0..4).collect() } else { (0..2).collect() };
+    let status = world.until("what failed is gone", |status| status.ready && status.instances.len() == 3 + wanted.len()).await;
+    assert_eq!(pushers(&status), wanted, "{verdict:?}");
+}

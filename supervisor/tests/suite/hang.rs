@@ -91,3 +91,23 @@ async fn a_supervisor_that_was_stopped_itself_blames_no_child() {
     world.until("the edge is replaced", |status| status.ready && instance(status, "edge", 0).generation == 2).await;
     assert!(world.stop().await.success());
 }
+
+#[tokio::test]
+async fn a_notification_socket_that_somebody_removed_is_nobody_s_hang() {
+    let mut world = World::new();
+    let before = beating(&mut world).await;
+    std::fs::remove_file(world.path("run/notify.sock")).unwrap();
+    let begun = Instant::now();
+    while !world.path("run/notify.sock").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{}", world.read("stderr"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The next hang is seen by it, and is the only one.
+    let edge = instance(&before, "edge", 0).pid.unwrap();
+    send(edge, Signal::SIGSTOP);
+    let after = world.until("the edge is replaced", |status| status.ready && instance(status, "edge", 0).generation == 2).await;
+    for (component, number) in [("pusher", 0), ("pusher", 1), ("auditor", 0), ("admin", 0)] {
+        assert_eq!(instance(&after, component, number).pid, instance(&before, component, number).pid, "{component}");
+    }
+    assert!(world.stop().await.success());
+}
