@@ -202,3 +202,19 @@ fn what_an_operator_uncomments_is_not_taken_back_further_down() {
     let last = uncommented.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet=")).next_back();
     assert_eq!(last, Some("CAP_NET_BIND_SERVICE"));
 }
+
+#[test]
+fn the_control_socket_may_be_given_to_its_group() {
+    let mut chown = false;
+    for filter in text("gatehouse.service").lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
+        let (denied, calls) = filter.strip_prefix('~').map_or((false, filter), |calls| (true, calls));
+        for call in calls.split(' ') {
+            match call {
+                // The set holds the call.
+                "@privileged" | "chown" => chown = !denied,
+                _ => {}
+            }
+        }
+    }
+    assert!(chown, "an EPERM at `[supervisor] control_group` ends the suite");
+}
