@@ -90,8 +90,10 @@ async fn ask(socket: &Path, request: &LogsRequest) -> Result<Streaming<LogLine>,
 async fn ask_next(socket: &Path, request: &LogsRequest) -> Result<Streaming<LogLine>, Failure> {
     let patience = Instant::now() + HANDOVER;
     loop {
+        // One that is ending answers still, with nothing.
+        sleep(PAUSE).await;
         match ask(socket, request).await {
-            Err(Failure::Unreachable(_)) if Instant::now() < patience => sleep(PAUSE).await,
+            Err(Failure::Unreachable(_)) if Instant::now() < patience => {}
             answer => return answer,
         }
     }

@@ -1,6 +1,9 @@
 //! `gatehouse why`, `logs`, `events`.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use tonic::{Code, Request, Response, Status, codegen::BoxStream, service::Routes};
@@ -210,6 +213,14 @@ async fn one_who_follows_goes_on_with_the_next_supervisor_where_the_last_one_end
     assert_eq!(told, ["one", "two", "three", "four"]);
     let since: Vec<_> = play.asked.lock().unwrap().iter().map(|asked| asked.since_ms).collect();
     assert_eq!(since, [None, Some(NOON + 1), Some(NOON + 2)]);
+}
+
+#[tokio::test]
+async fn one_who_follows_does_not_press_a_supervisor_that_is_ending_and_has_nothing_to_say() {
+    let (play, begun) = (play(vec![Vec::new(); 5]), Instant::now());
+    let done = stage(&play).call(&["--json", "logs", "-f"]).await;
+    assert_eq!((done.code, play.asked.lock().unwrap().len()), (1, 6));
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
