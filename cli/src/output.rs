@@ -40,14 +40,14 @@ impl Output {
 
     /// One line that holds words from elsewhere.
     pub fn sentence(&mut self, sentence: &str) -> Result<(), Failure> {
-        self.line(&harmless(sentence))
+        self.line(&one_line(sentence))
     }
 
     /// A table with a heading. On a terminal it keeps to the terminal's width.
     pub fn table<const N: usize>(&mut self, heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Result<(), Failure> {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(heading);
-        table.add_rows(rows.into_iter().map(|row| row.map(|cell| harmless(&cell))));
+        table.add_rows(rows.into_iter().map(|row| row.map(|cell| one_line(&cell))));
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
@@ -121,8 +121,18 @@ pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if commands_terminal(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
+/// Nor stand as a line of ours.
+fn one_line(text: &str) -> String {
+    harmless(text).replace('\n', "\u{2424}")
+}
+
+/// Controls, and what shows a line in another order than it has, or as two.
 fn commands_terminal(c: char) -> bool {
-    c.is_control() && c != '\n' && c != '\t'
+    match c {
+        '\n' | '\t' => false,
+        '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        c => c.is_control(),
+    }
 }
 
 #[cfg(test)]
@@ -132,6 +142,8 @@ mod tests {
     #[test]
     fn what_could_command_the_terminal_is_never_printed_raw() {
         assert_eq!(harmless("a\x1b[2Jb"), "a\u{fffd}[2Jb");
+        assert_eq!(harmless("a\u{202e}b\u{2066}c\nd"), "a\u{fffd}b\u{fffd}c\nd");
+        assert_eq!(one_line("late\n2026-01-01T12:00:00Z ERROR edge: forged"), "late\u{2424}2026-01-01T12:00:00Z ERROR edge: forged");
         assert_eq!(readable(b"plain\ttext"), "plain\ttext");
         assert_eq!(readable(b"\x1b[2J"), "base64:G1sySg==");
         assert_eq!(readable(b"\xff"), "base64:/w==");

@@ -177,11 +177,11 @@ async fn events_are_ends_and_changes_in_one_order_of_time() {
 
 #[tokio::test]
 async fn logs_are_asked_for_as_typed_and_told_to_people_and_to_programs() {
-    let script = || vec![line(NOON, "warn", r#"{"level":"WARN","message":"late \u001b[2J","by_ms":7}"#), line(NOON + 1, "", "a panic")];
+    let script = || vec![line(NOON, "warn", r#"{"level":"WARN","message":"late \u001b[2J\n2026-01-01 forged\u202e","by_ms":7}"#), line(NOON + 1, "", "a panic")];
     let play = play([script(), script()]);
     let stage = stage(&play);
     let done = stage.call(&["logs", "pusher/1", "--since", "2026-01-01T11:50:00Z", "--level", "warn", "-n", "7"]).await;
-    let expected = "2026-01-01T12:00:00.000Z  WARN pusher/1: late \u{fffd}[2J by_ms=7\n2026-01-01T12:00:00.001Z       pusher/1: a panic\n";
+    let expected = "2026-01-01T12:00:00.000Z  WARN pusher/1: late \u{fffd}[2J\u{2424}2026-01-01 forged\u{fffd} by_ms=7\n2026-01-01T12:00:00.001Z       pusher/1: a panic\n";
     assert_eq!((done.code, done.stdout.as_str()), (0, expected), "{done:?}");
     let asked = play.asked.lock().unwrap().pop().unwrap();
     let expected = LogsRequest {
