@@ -106,14 +106,17 @@ async fn read(lines: &mut Streaming<LogLine>, printed: &mut Printed, output: &mu
         let next = match timeout(Duration::ZERO, lines.message()).await {
             Ok(next) => next,
             Err(_nothing_yet) => {
-                output.flush()?;
+                output.pass_on().await?;
                 lines.message().await
             }
         };
         match next.map_err(|status| Failure::of_status(PEER, &status))? {
             Some(line) if printed.is_new(&line) => show(&line, output)?,
             Some(_) => {}
-            None => return output.flush(),
+            None => return output.pass_on().await,
+        }
+        if output.is_full() {
+            output.pass_on().await?;
         }
     }
 }

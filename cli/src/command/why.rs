@@ -7,7 +7,9 @@ use std::path::Path;
 
 use clap::Args;
 use gatehouse_chassis::ipc::Channel;
-use gatehouse_proto::internal::v1::{ChangeStatus, InstanceStatus, LogLine, LogsRequest, StatusRequest, supervisor_client::SupervisorClient};
+use gatehouse_proto::internal::v1::{
+    ChangeStatus, InstanceStatus, LogLine, LogsRequest, StatusRequest, supervisor_client::SupervisorClient,
+};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};

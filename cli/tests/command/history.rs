@@ -177,7 +177,12 @@ async fn events_are_ends_and_changes_in_one_order_of_time() {
 
 #[tokio::test]
 async fn logs_are_asked_for_as_typed_and_told_to_people_and_to_programs() {
-    let script = || vec![line(NOON, "warn", r#"{"level":"WARN","message":"late \u001b[2J\n2026-01-01 forged\u202e","by_ms":7}"#), line(NOON + 1, "", "a panic")];
+    let script = || {
+        vec![
+            line(NOON, "warn", r#"{"level":"WARN","message":"late \u001b[2J\n2026-01-01 forged\u202e","by_ms":7}"#),
+            line(NOON + 1, "", "a panic"),
+        ]
+    };
     let play = play([script(), script()]);
     let stage = stage(&play);
     let done = stage.call(&["logs", "pusher/1", "--since", "2026-01-01T11:50:00Z", "--level", "warn", "-n", "7"]).await;
@@ -221,6 +226,15 @@ async fn one_who_follows_does_not_press_a_supervisor_that_is_ending_and_has_noth
     let done = stage(&play).call(&["--json", "logs", "-f"]).await;
     assert_eq!((done.code, play.asked.lock().unwrap().len()), (1, 6));
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_pager_that_stands_on_its_page_does_not_cost_the_rest() {
+    let play = play([(0..400).map(|number| line(NOON + number, "info", &"x".repeat(10_000))).collect()]);
+    let mut stage = Stage::new();
+    stage.serve_impatiently("supervisor.sock", Routes::new(SupervisorServer::new(play)));
+    let done = stage.call_and_wait(&["logs", "pusher"], Duration::from_secs(2)).await;
+    assert_eq!((done.code, done.stdout.lines().count(), done.stderr.as_str()), (0, 400, ""));
 }
 
 #[tokio::test]
