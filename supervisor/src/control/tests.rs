@@ -234,7 +234,10 @@ async fn who_is_no_operator_may_look_but_not_touch_and_the_attempt_is_recorded()
     let trail = house.spooled();
     let refused = trail.last().unwrap();
     assert_eq!((refused.user_id.as_deref(), refused.status.as_str()), (Some("daemon (uid 1)"), "denied"));
-    assert_eq!((refused.user_agent.as_deref(), refused.grpc_code.as_deref()), (Some("upgrade from /tmp: as a test"), Some("FAILED_PRECONDITION")));
+    assert_eq!(
+        (refused.user_agent.as_deref(), refused.grpc_code.as_deref()),
+        (Some("upgrade from /tmp: as a test"), Some("FAILED_PRECONDITION"))
+    );
 }
 
 /// No test but the process above, when it is one.
