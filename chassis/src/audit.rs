@@ -8,6 +8,7 @@ mod spool;
 
 use std::{
     io,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -34,6 +35,9 @@ use spool::Spool;
 const GROUP: usize = 256;
 /// Records that wait for a write before producers wait too.
 const QUEUE: usize = 4096;
+
+/// Between two looks for what others of the component left.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// The stream's key under the configured prefix.
 pub const STREAM: &str = "audit";
@@ -75,7 +79,8 @@ impl Recorder {
     /// Opens the spool of this process and starts the writer. It may be tried again after an error.
     pub fn open(process: &Process, redis: Redis) -> anyhow::Result<Self> {
         let producer = format!("{}-{}", process.name(), process.instance());
-        let spool = Spool::open(&process.shared().state_dir.join("spool"), &producer, process.shared().spool_max_bytes)?;
+        let (dir, component) = (process.shared().state_dir.join("spool"), process.name().to_owned());
+        let spool = Spool::open(&dir, &producer, process.shared().spool_max_bytes)?;
         let metrics = process.metrics();
         let outcomes = metrics.counters(
             "audit_records_total",
@@ -85,7 +90,7 @@ impl Recorder {
         let spooled = metrics.gauge("audit_spool_bytes", "Audit records on disk that wait for Redis.");
         let (queue, receiver) = mpsc::channel(QUEUE);
         spooled.set(i64::try_from(spool.len()).unwrap_or(i64::MAX));
-        let writer = Writer { redis, spool: Shelf::new(spool), producer, outcomes: outcomes.clone(), spooled, away: false };
+        let writer = Writer { redis, spool: Shelf::new(spool), dir, component, producer, outcomes: outcomes.clone(), spooled, away: false };
         process.shutdown().spawn_sink("audit-writer", writer.run(receiver));
         Ok(Self { queue, outcomes })
     }
@@ -138,6 +143,8 @@ impl Shelf {
 struct Writer {
     redis: Redis,
     spool: Shelf,
+    dir: PathBuf,
+    component: String,
     producer: String,
     outcomes: IntCounterVec,
     spooled: IntGauge,
@@ -149,6 +156,7 @@ impl Writer {
         let mut group = Vec::with_capacity(GROUP);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut retry_at = Instant::now();
+        let mut sweep_at = retry_at + SWEEP;
         loop {
             tokio::select! {
                 // Spooled records go first: a record never overtakes another of its producer.
@@ -158,6 +166,10 @@ impl Writer {
                         Err(error) => tracing::debug!(%error, "the audit spool waits for Redis"),
                     }
                     retry_at = Instant::now() + backoff.next_delay();
+                }
+                () = sleep_until(sweep_at) => {
+                    self.sweep().await;
+                    sweep_at = Instant::now() + SWEEP;
                 }
                 received = queue.recv_many(&mut group, GROUP) => {
                     if received == 0 {
@@ -201,6 +213,15 @@ impl Writer {
         spooled
             .map(|()| "spooled")
             .map_err(|error| tracing::error!(%error, "audit records can be written neither to Redis nor to the spool"))
+    }
+
+    /// Takes in what a process of the component that ended after our start could not hand over: nobody else would before the next start.
+    async fn sweep(&self) {
+        let (dir, component) = (self.dir.clone(), self.component.clone());
+        if let Err(error) = self.spool.with(move |spool| spool.sweep(&dir, &component)).await {
+            tracing::debug!(%error, "what others left in their audit spools cannot be taken in now");
+        }
+        self.spooled.set(i64::try_from(self.spool.len()).unwrap_or(i64::MAX));
     }
 
     async fn replay(&mut self) -> Result<(), anyhow::Error> {

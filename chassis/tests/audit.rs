@@ -95,6 +95,22 @@ async fn a_process_that_dies_with_a_full_spool_replays_it_at_its_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_generation_that_drains_leaves_the_next_one_hands_over_while_it_runs() {
+    let (mut server, state) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let [old, new] = [(); 2].map(|()| process(&server, state.path(), 1 << 20));
+    let redis = Redis::connect(&old.shared().redis).await.unwrap();
+    let draining = audit::Recorder::open(&old, redis.clone()).unwrap();
+    server.kill9();
+    draining.write(audit::record("command", "left behind", "success")).await.unwrap();
+    let _serving = audit::Recorder::open(&new, redis.clone()).unwrap();
+    old.shutdown().abort();
+    old.shutdown().sinks_finished().await;
+    drop(draining);
+    server.restart();
+    assert_eq!(until_recorded(&redis, 1).await, ["left behind"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_fits_nowhere_is_refused_and_counted() {
     let (mut server, state) = (RedisServer::start(), tempfile::tempdir().unwrap());
     let process = process(&server, state.path(), 1 << 20);

@@ -1,25 +1,29 @@
 //! Answers on standard output, failures on standard error; a document for programs, tables and lines for people.
 
-use std::io::{self, BufWriter, Stdout, Write};
+use std::io::{self, Write};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tokio::task::spawn_blocking;
 
 use crate::failure::Failure;
 
-/// Where answers go. Buffered; [`Output::flush`] ends each line of a stream.
+/// What a stream may hold back before it is passed on.
+const ENOUGH: usize = 64 << 10;
+
+/// Where answers go. Nothing is written before [`Output::flush`] or, of a stream, [`Output::pass_on`].
 #[derive(Debug)]
 pub struct Output {
     json: bool,
-    stdout: BufWriter<Stdout>,
+    held: Vec<u8>,
 }
 
 impl Output {
     /// On this process's standard output.
-    pub fn new(json: bool) -> Self {
-        Self { json, stdout: BufWriter::new(io::stdout()) }
+    pub const fn new(json: bool) -> Self {
+        Self { json, held: Vec::new() }
     }
 
     /// Whether a program reads.
@@ -29,25 +33,25 @@ impl Output {
 
     /// One JSON document, on one line.
     pub fn document(&mut self, document: &impl Serialize) -> Result<(), Failure> {
-        serde_json::to_writer(&mut self.stdout, document).map_err(|error| Failure::of_output(error.into()))?;
+        serde_json::to_writer(&mut self.held, document).map_err(|error| Failure::of_output(error.into()))?;
         self.line("")
     }
 
     /// One line, as it is.
     pub fn line(&mut self, line: &str) -> Result<(), Failure> {
-        writeln!(self.stdout, "{line}").map_err(Failure::of_output)
+        writeln!(self.held, "{line}").map_err(Failure::of_output)
     }
 
     /// One line that holds words from elsewhere.
     pub fn sentence(&mut self, sentence: &str) -> Result<(), Failure> {
-        self.line(&harmless(sentence))
+        self.line(&one_line(sentence))
     }
 
     /// A table with a heading. On a terminal it keeps to the terminal's width.
     pub fn table<const N: usize>(&mut self, heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Result<(), Failure> {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(heading);
-        table.add_rows(rows.into_iter().map(|row| row.map(|cell| harmless(&cell))));
+        table.add_rows(rows.into_iter().map(|row| row.map(|cell| one_line(&cell))));
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
@@ -60,9 +64,24 @@ impl Output {
         facts.iter().try_for_each(|(name, value)| self.line(&format!("{name:width$}  {}", harmless(value))))
     }
 
-    /// Lets the reader see what was written.
+    /// Lets the reader see what was said. For the end: it waits for the reader.
     pub fn flush(&mut self) -> Result<(), Failure> {
-        self.stdout.flush().map_err(Failure::of_output)
+        write(&std::mem::take(&mut self.held)).map_err(Failure::of_output)
+    }
+
+    /// The same in a stream: a reader who stands still, such as a pager, does not keep our one thread from answering those who send it.
+    pub async fn pass_on(&mut self) -> Result<(), Failure> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let held = std::mem::take(&mut self.held);
+        let written = spawn_blocking(move || write(&held)).await;
+        written.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(Failure::of_output)
+    }
+
+    /// Whether there is enough to be passed on.
+    pub const fn is_full(&self) -> bool {
+        self.held.len() >= ENOUGH
     }
 
     /// Says on standard error what went wrong.
@@ -89,6 +108,12 @@ impl Output {
         // Nobody may be reading; the exit code says it too.
         let _unread = writeln!(io::stderr(), "{line}");
     }
+}
+
+fn write(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
 }
 
 fn error_document(failure: &Failure) -> Value {
@@ -121,8 +146,18 @@ pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if commands_terminal(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
+/// Nor stand as a line of ours.
+fn one_line(text: &str) -> String {
+    harmless(text).replace('\n', "\u{2424}")
+}
+
+/// Controls, and what shows a line in another order than it has, or as two.
 fn commands_terminal(c: char) -> bool {
-    c.is_control() && c != '\n' && c != '\t'
+    match c {
+        '\n' | '\t' => false,
+        '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        c => c.is_control(),
+    }
 }
 
 #[cfg(test)]
@@ -132,6 +167,8 @@ mod tests {
     #[test]
     fn what_could_command_the_terminal_is_never_printed_raw() {
         assert_eq!(harmless("a\x1b[2Jb"), "a\u{fffd}[2Jb");
+        assert_eq!(harmless("a\u{202e}b\u{2066}c\nd"), "a\u{fffd}b\u{fffd}c\nd");
+        assert_eq!(one_line("late\n2026-01-01T12:00:00Z ERROR edge: forged"), "late\u{2424}2026-01-01T12:00:00Z ERROR edge: forged");
         assert_eq!(readable(b"plain\ttext"), "plain\ttext");
         assert_eq!(readable(b"\x1b[2J"), "base64:G1sySg==");
         assert_eq!(readable(b"\xff"), "base64:/w==");

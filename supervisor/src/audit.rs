@@ -77,7 +77,8 @@ impl Trail {
     pub(crate) async fn asked(&self, request: Request<'_>) {
         let (outcome, status, decision) = match request.answer {
             Code::Ok => ("accepted", "success", "allow"),
-            Code::PermissionDenied => ("denied", "denied", "deny"),
+            // The latter for binaries that are in others' hands.
+            Code::PermissionDenied | Code::FailedPrecondition => ("denied", "denied", "deny"),
             _ => ("busy", "error", "allow"),
         };
         let verb = request.change.map_or("unknown", Change::verb);

@@ -120,8 +120,8 @@ impl Control {
         }
     }
 
-    /// Whether a change may be queued as it is, once its asker is known.
-    async fn check(&self, change: Result<Change, String>, reason: &str, asker: &Admission) -> Result<Change, Status> {
+    /// Whether a change may be queued as it is, whoever asks.
+    fn check(&self, change: Result<Change, String>, reason: &str) -> Result<Change, Status> {
         let change = change.map_err(Status::invalid_argument)?;
         if reason.len() > MAX_REASON_BYTES {
             return Err(Status::invalid_argument(format!("the reason has {} bytes; {MAX_REASON_BYTES} are the most", reason.len())));
@@ -132,14 +132,16 @@ impl Control {
             ));
         }
         self.exists(&change).map_err(Status::invalid_argument)?;
-        if let (Change::Upgrade { directory: Some(directory) }, false) = (&change, asker.is_owner) {
-            let (directory, own) = (directory.clone(), Uid::effective().as_raw());
-            let found = tokio::task::spawn_blocking(move || provenance::problem(&directory, own));
-            if let Some(problem) = found.await.map_err(|error| Status::internal(error.to_string()))? {
-                return Err(Status::failed_precondition(problem));
-            }
-        }
         Ok(change)
+    }
+
+    /// Whether this asker may have those binaries run.
+    async fn vouch(change: &Change, asker: &Admission) -> Result<(), Status> {
+        let (Change::Upgrade { directory: Some(directory) }, false) = (change, asker.is_owner) else { return Ok(()) };
+        let (directory, own) = (directory.clone(), Uid::effective().as_raw());
+        let found = tokio::task::spawn_blocking(move || provenance::problem(&directory, own));
+        let problem = found.await.map_err(|error| Status::internal(error.to_string()))?;
+        problem.map_or(Ok(()), |problem| Err(Status::failed_precondition(problem)))
     }
 
     async fn queue(&self, order: Order) -> Result<ChangeResponse, Status> {
@@ -220,8 +222,16 @@ impl Supervisor for Control {
             self.trail.asked(audit::Request { id: &id, actor, reason, change: change.as_ref().ok(), answer: Code::PermissionDenied }).await;
             return Err(Status::permission_denied(format!("{actor}: {why}")));
         }
-        let change = self.check(change, &reason, &asker).await?;
+        let change = self.check(change, &reason)?;
+        let vouched = Self::vouch(&change, &asker).await;
         let order = Order { id, actor: asker.actor, reason, change, queued: SystemTime::now() };
+        if let Err(refusal) = vouched {
+            // Not a slip: somebody asked for binaries that may be theirs.
+            let (change, actor) = (order.change.to_string(), &order.actor);
+            tracing::warn!(change, actor, change.id = order.id, why = refusal.message(), "change refused");
+            self.trail.asked(record_of(&order, refusal.code())).await;
+            return Err(refusal);
+        }
         self.queue(order).await.map(Response::new)
     }
 

@@ -78,16 +78,18 @@ impl Ledger {
     /// Writes what is not written yet. For the end, and before another binary takes this one's place.
     pub(crate) fn flush(&self) {
         let mut file = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, unwritten) = {
+        // Not to be locked while the file is written: the suite's task takes it for each end.
+        let (text, unwritten, kept) = {
             let mut memory = self.memory();
             let unwritten = std::mem::take(&mut memory.unwritten).min(memory.lines.len());
             if unwritten == 0 && file.is_whole() {
                 return;
             }
             let skip = if file.appends(unwritten) { memory.lines.len() - unwritten } else { 0 };
-            (memory.lines.iter().skip(skip).fold(String::new(), |text, line| text + line + "\n"), unwritten)
+            let text = memory.lines.iter().skip(skip).fold(String::new(), |text, line| text + line + "\n");
+            (text, unwritten, memory.lines.len())
         };
-        file.write(&all, unwritten, self.memory().lines.len());
+        file.write(&text, unwritten, kept);
     }
 
     /// The newest, newest first.

@@ -202,3 +202,31 @@ fn what_an_operator_uncomments_is_not_taken_back_further_down() {
     let last = uncommented.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet=")).next_back();
     assert_eq!(last, Some("CAP_NET_BIND_SERVICE"));
 }
+
+#[test]
+fn the_control_socket_may_be_given_to_its_group() {
+    let mut chown = false;
+    for filter in text("gatehouse.service").lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
+        let (denied, calls) = filter.strip_prefix('~').map_or((false, filter), |calls| (true, calls));
+        for call in calls.split(' ') {
+            match call {
+                // The set holds the call.
+                "@privileged" | "chown" => chown = !denied,
+                _ => {}
+            }
+        }
+    }
+    assert!(chown, "an EPERM at `[supervisor] control_group` ends the suite");
+}
+
+#[test]
+fn the_sample_s_directory_of_logs_can_be_written_and_the_key_s_be_read_by_nobody_else() {
+    let sample = text("gateway.toml");
+    let section = sample.split("\n[supervisor.logs]\n").nth(1).unwrap();
+    let dir = section.lines().find_map(|line| line.strip_prefix("#dir = ")).unwrap().trim_matches('"').to_owned();
+    assert_eq!(dir, format!("/var/log/{}", value("LogsDirectory")), "ProtectSystem=strict allows no other");
+    assert_eq!((value("LogsDirectoryMode"), value("StateDirectoryMode")), ("0750".into(), "0750".into()));
+    let made = text("gatehouse.tmpfiles");
+    let made = made.lines().find_map(|line| line.strip_prefix("d /etc/gatehouse ")).unwrap();
+    assert_eq!(Some(value("ConfigurationDirectoryMode").as_str()), made.split_whitespace().next());
+}

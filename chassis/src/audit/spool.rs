@@ -5,7 +5,8 @@
 //! know how to drop repeats.
 //!
 //! A file belongs to the one process that has it locked. When a component is replaced, its next generation opens its spool while the last one still drains
-//! and writes: it takes a file of its own, and takes in what nobody holds any more.
+//! and writes: it takes a file of its own, and takes in what nobody holds any more. What the last one leaves when it ends later than that, and what a slot that is no
+//! more has left, whoever is there of the component takes in when it looks round, [`Spool::sweep`].
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -47,6 +48,21 @@ impl Spool {
             }
         }
         own.with_context(|| format!("every spool of {name} in {} belongs to another process", dir.display()))
+    }
+
+    /// Takes in what stands in the files of any slot of `component` that nobody has. What was handed over before its process died is handed over again.
+    pub(super) fn sweep(&mut self, dir: &Path, component: &str) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if !entry.file_name().to_str().is_some_and(|name| belongs_to(name, component)) || entry.metadata()?.len() == 0 {
+                continue;
+            }
+            // Our own is locked as well.
+            if let Some(left) = Self::lock(&entry.path(), self.max)? {
+                self.take_in(&left)?;
+            }
+        }
+        Ok(())
     }
 
     /// Opens or makes the file, unless another process has it, and cuts off what a crash left half-written.
@@ -160,6 +176,12 @@ impl Spool {
     }
 }
 
+/// `edge-0.spool`, `edge-0.1.spool`.
+fn belongs_to(file: &str, component: &str) -> bool {
+    let slot = file.strip_suffix(".spool").and_then(|slot| slot.strip_prefix(component)?.strip_prefix('-'));
+    slot.is_some_and(|slot| slot.split('.').all(|number| number.parse::<u32>().is_ok()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,5 +253,27 @@ mod tests {
         assert_eq!(drain(&mut open(30)), [&b"old"[..], b"old, too"], "what does not fit stays where it is");
         assert_eq!(drain(&mut open(1 << 20)), [&b"old"[..], b"old, too", b"new"]);
         assert_eq!(drain(&mut open(1 << 20)).len(), 3, "moved, not copied");
+    }
+
+    #[test]
+    fn what_others_of_the_component_left_is_taken_in_once_and_what_somebody_has_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = |name: &str, record: &[u8]| {
+            let mut spool = Spool::open(dir.path(), name, 1 << 20).unwrap();
+            spool.append(record).unwrap();
+            spool
+        };
+        let mut own = spool("pusher-0", b"own");
+        let held = spool("pusher-1", b"held");
+        drop((spool("pusher-2", b"left"), spool("edge-0", b"edge")));
+        for _ in 0..2 {
+            own.sweep(dir.path(), "pusher").unwrap();
+        }
+        assert_eq!(drain(&mut own), [&b"own"[..], b"left"]);
+        drop(held);
+        own.sweep(dir.path(), "pusher").unwrap();
+        assert_eq!(drain(&mut own), [b"held"]);
+        assert_eq!(drain(&mut Spool::open(dir.path(), "edge-0", 1 << 20).unwrap()), [b"edge"]);
+        assert!(belongs_to("pusher-1.7.spool", "pusher") && !belongs_to("pusher-x.spool", "pusher") && !belongs_to("pusher-1", "pusher"));
     }
 }

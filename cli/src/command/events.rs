@@ -70,14 +70,20 @@ pub async fn changes(supervisor: &mut SupervisorClient<Channel>, target: Option<
     Ok(changes)
 }
 
-/// Whether it is about that one, as it was typed or by what it did.
-fn concerns(change: &ChangeStatus, target: &Target) -> bool {
+/// Whether it is about that one, as it was typed or by what it did. What replaces the whole suite may be about to touch it.
+pub fn concerns(change: &ChangeStatus, target: &Target) -> bool {
     let named = change.what.split_whitespace().nth(1).and_then(|named| named.parse::<Target>().ok());
     let named = named.is_some_and(|named| match (named.instance(), target.instance()) {
         (Some(named_instance), Some(instance)) => named.component() == target.component() && named_instance == instance,
         _ => named.component() == target.component(),
     });
-    named || change.steps.iter().any(|step| target.means(&step.component, step.instance))
+    let may_come = is_open(change) && change.what.split_whitespace().next() == Some("upgrade");
+    named || may_come || change.steps.iter().any(|step| target.means(&step.component, step.instance))
+}
+
+/// Whether it is queued or under way.
+pub fn is_open(change: &ChangeStatus) -> bool {
+    matches!(change.state.as_str(), "queued" | "running")
 }
 
 /// Newest first.

@@ -90,8 +90,10 @@ async fn ask(socket: &Path, request: &LogsRequest) -> Result<Streaming<LogLine>,
 async fn ask_next(socket: &Path, request: &LogsRequest) -> Result<Streaming<LogLine>, Failure> {
     let patience = Instant::now() + HANDOVER;
     loop {
+        // One that is ending answers still, with nothing.
+        sleep(PAUSE).await;
         match ask(socket, request).await {
-            Err(Failure::Unreachable(_)) if Instant::now() < patience => sleep(PAUSE).await,
+            Err(Failure::Unreachable(_)) if Instant::now() < patience => {}
             answer => return answer,
         }
     }
@@ -104,14 +106,17 @@ async fn read(lines: &mut Streaming<LogLine>, printed: &mut Printed, output: &mu
         let next = match timeout(Duration::ZERO, lines.message()).await {
             Ok(next) => next,
             Err(_nothing_yet) => {
-                output.flush()?;
+                output.pass_on().await?;
                 lines.message().await
             }
         };
         match next.map_err(|status| Failure::of_status(PEER, &status))? {
             Some(line) if printed.is_new(&line) => show(&line, output)?,
             Some(_) => {}
-            None => return output.flush(),
+            None => return output.pass_on().await,
+        }
+        if output.is_full() {
+            output.pass_on().await?;
         }
     }
 }

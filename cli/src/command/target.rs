@@ -20,6 +20,11 @@ pub struct Target {
 pub struct Scalable(pub String);
 
 impl Target {
+    /// One instance.
+    pub fn one(component: &str, instance: u32) -> Self {
+        Self { component: component.to_owned(), instance: Some(instance) }
+    }
+
     /// Its name.
     pub fn component(&self) -> &str {
         &self.component

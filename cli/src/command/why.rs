@@ -7,13 +7,15 @@ use std::path::Path;
 
 use clap::Args;
 use gatehouse_chassis::ipc::Channel;
-use gatehouse_proto::internal::v1::{InstanceStatus, LogLine, LogsRequest, StatusRequest, supervisor_client::SupervisorClient};
+use gatehouse_proto::internal::v1::{
+    ChangeStatus, InstanceStatus, LogLine, LogsRequest, StatusRequest, supervisor_client::SupervisorClient,
+};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    events::{BOUND, PEER, changes, ends},
+    events::{BOUND, PEER, changes, concerns, ends, is_open},
     logs,
     target::{Target, name},
 };
@@ -60,7 +62,7 @@ pub async fn tell(whom: &Whom, config: Option<&Path>, output: &mut Output) -> Re
             instance,
             processes: status.instances.iter().filter(of).cloned().collect(),
             exits: exits.iter().filter(|exit| exit.instance == instance).cloned().collect(),
-            changes: changes.iter().filter(|change| change.steps.iter().any(|step| step.instance == instance)).cloned().collect(),
+            changes: changes.iter().filter(|change| touches(change, component, instance)).cloned().collect(),
             complaints: complaints(&mut supervisor, component, instance).await,
             draining: status.draining,
             now_ms,
@@ -78,6 +80,12 @@ pub async fn tell(whom: &Whom, config: Option<&Path>, output: &mut Output) -> Re
         story.lines().iter().try_for_each(|line| output.sentence(line))?;
     }
     Ok(())
+}
+
+/// Whether it did something to that one, or is about to.
+fn touches(change: &ChangeStatus, component: &str, instance: u32) -> bool {
+    change.steps.iter().any(|step| step.component == component && step.instance == instance)
+        || (is_open(change) && concerns(change, &Target::one(component, instance)))
 }
 
 /// What it said last that was bad. The story is told without it, too.
@@ -104,4 +112,26 @@ fn stranger(target: &Target, instances: &[InstanceStatus]) -> String {
 /// A line of a log for the story.
 fn quoted(line: &LogLine) -> String {
     logs::legible(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use gatehouse_proto::internal::v1::Step;
+
+    use super::*;
+
+    #[test]
+    fn a_change_that_waits_is_told_to_whom_it_may_touch_and_one_that_is_over_to_whom_it_touched() {
+        let touches = |what: &str, state: &str, step: Option<(&str, u32)>, component: &str, instance| {
+            let step = step.map(|(component, instance)| Step { component: component.into(), instance, ..Step::default() });
+            let change =
+                ChangeStatus { what: what.into(), state: state.into(), steps: step.into_iter().collect(), ..ChangeStatus::default() };
+            super::touches(&change, component, instance)
+        };
+        assert!(touches("restart pusher", "queued", None, "pusher", 1) && touches("stop edge", "running", None, "edge", 0));
+        assert!(touches("upgrade from /opt/bin", "running", None, "edge", 0));
+        assert!(!touches("restart pusher/0", "queued", None, "pusher", 1) && !touches("restart pusher", "done", None, "pusher", 1));
+        assert!(touches("upgrade", "done", Some(("edge", 0)), "edge", 0));
+        assert!(!touches("upgrade", "done", Some(("edge", 0)), "pusher", 0), "another component's first");
+    }
 }

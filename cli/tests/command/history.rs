@@ -1,6 +1,9 @@
 //! `gatehouse why`, `logs`, `events`.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use tonic::{Code, Request, Response, Status, codegen::BoxStream, service::Routes};
@@ -174,11 +177,16 @@ async fn events_are_ends_and_changes_in_one_order_of_time() {
 
 #[tokio::test]
 async fn logs_are_asked_for_as_typed_and_told_to_people_and_to_programs() {
-    let script = || vec![line(NOON, "warn", r#"{"level":"WARN","message":"late \u001b[2J","by_ms":7}"#), line(NOON + 1, "", "a panic")];
+    let script = || {
+        vec![
+            line(NOON, "warn", r#"{"level":"WARN","message":"late \u001b[2J\n2026-01-01 forged\u202e","by_ms":7}"#),
+            line(NOON + 1, "", "a panic"),
+        ]
+    };
     let play = play([script(), script()]);
     let stage = stage(&play);
     let done = stage.call(&["logs", "pusher/1", "--since", "2026-01-01T11:50:00Z", "--level", "warn", "-n", "7"]).await;
-    let expected = "2026-01-01T12:00:00.000Z  WARN pusher/1: late \u{fffd}[2J by_ms=7\n2026-01-01T12:00:00.001Z       pusher/1: a panic\n";
+    let expected = "2026-01-01T12:00:00.000Z  WARN pusher/1: late \u{fffd}[2J\u{2424}2026-01-01 forged\u{fffd} by_ms=7\n2026-01-01T12:00:00.001Z       pusher/1: a panic\n";
     assert_eq!((done.code, done.stdout.as_str()), (0, expected), "{done:?}");
     let asked = play.asked.lock().unwrap().pop().unwrap();
     let expected = LogsRequest {
@@ -210,6 +218,23 @@ async fn one_who_follows_goes_on_with_the_next_supervisor_where_the_last_one_end
     assert_eq!(told, ["one", "two", "three", "four"]);
     let since: Vec<_> = play.asked.lock().unwrap().iter().map(|asked| asked.since_ms).collect();
     assert_eq!(since, [None, Some(NOON + 1), Some(NOON + 2)]);
+}
+
+#[tokio::test]
+async fn one_who_follows_does_not_press_a_supervisor_that_is_ending_and_has_nothing_to_say() {
+    let (play, begun) = (play(vec![Vec::new(); 5]), Instant::now());
+    let done = stage(&play).call(&["--json", "logs", "-f"]).await;
+    assert_eq!((done.code, play.asked.lock().unwrap().len()), (1, 6));
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_pager_that_stands_on_its_page_does_not_cost_the_rest() {
+    let play = play([(0..400).map(|number| line(NOON + number, "info", &"x".repeat(10_000))).collect()]);
+    let mut stage = Stage::new();
+    stage.serve_impatiently("supervisor.sock", Routes::new(SupervisorServer::new(play)));
+    let done = stage.call_and_wait(&["logs", "pusher"], Duration::from_secs(2)).await;
+    assert_eq!((done.code, done.stdout.lines().count(), done.stderr.as_str()), (0, 400, ""));
 }
 
 #[tokio::test]

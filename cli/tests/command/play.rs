@@ -3,7 +3,8 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Output, Stdio},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -54,9 +55,19 @@ impl Stage {
 
     /// Serves on a local socket of the suite.
     pub fn serve_local(&mut self, socket: &str, routes: Routes) {
+        self.serve(Server::builder(), socket, routes);
+    }
+
+    /// The same by a server that leaves who does not answer it.
+    pub fn serve_impatiently(&mut self, socket: &str, routes: Routes) {
+        let server = Server::builder().http2_keepalive_interval(Some(Duration::from_millis(200)));
+        self.serve(server.http2_keepalive_timeout(Some(Duration::from_millis(500))), socket, routes);
+    }
+
+    fn serve(&mut self, mut server: Server, socket: &str, routes: Routes) {
         let listener = UnixListener::bind(self.path(socket)).unwrap();
         self.servers.spawn(async move {
-            Server::builder().add_routes(routes).serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap();
+            server.add_routes(routes).serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap();
         });
     }
 
@@ -72,17 +83,36 @@ impl Stage {
 
     /// Calls the command with this stage's configuration.
     pub async fn call(&self, arguments: &[&str]) -> Done {
+        done(self.command(arguments).output().await.unwrap())
+    }
+
+    /// The same, and reads nothing of what it says for so long.
+    pub async fn call_and_wait(&self, arguments: &[&str], pause: Duration) -> Done {
+        let child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        tokio::time::sleep(pause).await;
+        done(child.wait_with_output().await.unwrap())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let config = self.config();
         let arguments: Vec<&str> = ["--config", config.to_str().unwrap()].into_iter().chain(arguments.iter().copied()).collect();
-        call(assert_cmd::cargo::cargo_bin!("gatehouse"), &arguments).await
+        command(assert_cmd::cargo::cargo_bin!("gatehouse"), &arguments)
     }
+}
+
+/// A program in an environment without variables of ours.
+fn command(program: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null()).kill_on_drop(true);
+    command
 }
 
 /// Calls a program in an environment without variables of ours.
 pub async fn call(program: &Path, arguments: &[&str]) -> Done {
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.unwrap();
+    done(command(program, arguments).output().await.unwrap())
+}
+
+fn done(output: Output) -> Done {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Done { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }

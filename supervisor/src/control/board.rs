@@ -5,8 +5,11 @@ use std::collections::VecDeque;
 use gatehouse_proto::internal::v1::ChangeStatus;
 use jiff::Timestamp;
 
-/// Changes that are over and still remembered.
-const REMEMBERED: usize = 100;
+use super::desk::QUEUE;
+
+/// Changes that are over and still remembered. More than can be open: those that are concluded at once, by one pass of the driver, are all there when who
+/// waits for them looks.
+const REMEMBERED: usize = QUEUE + 44;
 
 /// Oldest first. What is not over is never forgotten.
 #[derive(Clone, Debug, Default)]
@@ -96,11 +99,11 @@ mod tests {
     fn the_oldest_that_are_over_are_forgotten_and_what_is_not_over_never() {
         let mut board = Board::default();
         board.put(status(0, "running"));
-        (1..300).for_each(|id| board.put(status(id, "queued")));
-        (1..=150).for_each(|id| board.put(status(id, "done")));
-        assert_eq!(board.open().len(), 150);
+        (1..500).for_each(|id| board.put(status(id, "queued")));
+        (1..=REMEMBERED + 50).for_each(|id| board.put(status(id, "done")));
+        assert_eq!(board.open().len(), 500 - (REMEMBERED + 50));
         assert!(board.find("50").is_none() && board.find("51").is_some() && board.find("0").is_some());
-        assert_eq!(board.newest(2).iter().map(|change| change.change_id.as_str()).collect::<Vec<_>>(), ["299", "298"]);
+        assert_eq!(board.newest(2).iter().map(|change| change.change_id.as_str()).collect::<Vec<_>>(), ["499", "498"]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::{
 /// The longest that an asker waits until its change is written down.
 const NOTED: Duration = Duration::from_secs(1);
 /// Changes that are not over, at most.
-const QUEUE: usize = 256;
+pub(super) const QUEUE: usize = 256;
 
 /// The askers' side. Clones share the desk.
 #[derive(Clone, Debug)]
@@ -285,6 +285,28 @@ mod tests {
         let (verdict, ()) = tokio::join!(desk.over("1"), driver);
         assert_eq!(verdict.map(|change| (change.state, change.verdict)), Some(("done".into(), "ready".into())));
         assert_eq!(desk.over("2").await, None);
+    }
+
+    #[tokio::test]
+    async fn as_many_as_can_wait_and_are_concluded_at_once_all_have_their_verdict() {
+        let (desk, mut end) = Desk::new();
+        for id in 0..QUEUE {
+            desk.reserve().unwrap().take(order(id));
+        }
+        let waiters = futures_util::future::join_all((0..QUEUE).map(async |id| desk.over(&id.to_string()).await));
+        let driver = async {
+            let mut orders = Vec::new();
+            for _ in 0..QUEUE {
+                orders.push(end.next().await);
+            }
+            // In one go: nobody who waits runs between two of them.
+            for order in &orders {
+                end.publish(order.status("done"));
+            }
+        };
+        let (verdicts, ()) = tokio::join!(waiters, driver);
+        assert!(verdicts.iter().all(|verdict| verdict.as_ref().is_some_and(is_over)));
+        assert_eq!(desk.board().borrow().all().filter(|change| is_over(change)).count(), QUEUE, "for the trail, which looks later as well");
     }
 
     #[tokio::test]

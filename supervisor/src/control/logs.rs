@@ -15,7 +15,12 @@ const MOST: usize = 100_000;
 /// A stream that ends when all is told, or, for those who follow, with the suite.
 pub(super) fn answer(output: &Output, request: &LogsRequest) -> Result<BoxStream<LogLine>, Status> {
     let lines = output.tell(query(request)?);
-    Ok(Box::pin(stream::unfold(lines, |mut lines| async move { lines.recv().await.map(|line| (Ok(line), lines)) })))
+    Ok(Box::pin(stream::unfold(lines, |mut lines| async move {
+        match lines.recv().await {
+            Some(line) => Some((Ok(line), lines)),
+            None => lines.was_cut().then(|| (Err(Status::resource_exhausted("read too slowly: the rest is left out")), lines)),
+        }
+    })))
 }
 
 fn query(request: &LogsRequest) -> Result<Query, Status> {

@@ -209,16 +209,16 @@ async fn who_is_no_operator_may_look_but_not_touch_and_the_attempt_is_recorded()
     let access = Access { group: Some(nobody.gid.to_string()), operators: vec!["daemon".parse().unwrap()] };
     let mut house = House::new(NO_REDIS, &access);
     let socket = house.socket();
-    let call = async |user: &User| {
+    let call = async |user: &User, release: &str| {
         let mut command = tokio::process::Command::new(env::current_exe().unwrap());
-        command.args(["control::tests::caller", "--exact", "--nocapture"]).env("CONTROL_SOCKET", &socket);
+        command.args(["control::tests::caller", "--exact", "--nocapture"]).env("CONTROL_SOCKET", &socket).env("CONTROL_RELEASE", release);
         let output = command.uid(user.uid.as_raw()).gid(nobody.gid.as_raw()).output().await.unwrap();
         let output = String::from_utf8(output.stdout).unwrap();
         output.lines().find_map(|line| line.split_once("answers: ")).map(|(_, answers)| answers.to_owned()).unwrap_or(output)
     };
-    assert_eq!(call(&daemon).await, "Ok Ok");
+    assert_eq!(call(&daemon, "").await, "Ok Ok");
     assert_eq!(house.ends().desk.next().await.actor, "daemon (uid 1)");
-    let answers = call(&nobody).await;
+    let answers = call(&nobody, "").await;
     let actor = format!("nobody (uid {})", nobody.uid);
     assert_eq!(
         answers,
@@ -228,6 +228,16 @@ async fn who_is_no_operator_may_look_but_not_touch_and_the_attempt_is_recorded()
     let denied = trail.iter().find(|record| record.status == "denied").unwrap();
     assert_eq!((denied.user_id.as_deref(), denied.rbac_decision.as_deref()), (Some(actor.as_str()), Some("deny")));
     assert_eq!(denied.user_agent.as_deref(), Some("restart edge: as a test"));
+
+    // An operator with binaries that anybody may have put there.
+    assert!(call(&daemon, "/tmp").await.starts_with("Ok FailedPrecondition /tmp can be written by others"));
+    let trail = house.spooled();
+    let refused = trail.last().unwrap();
+    assert_eq!((refused.user_id.as_deref(), refused.status.as_str()), (Some("daemon (uid 1)"), "denied"));
+    assert_eq!(
+        (refused.user_agent.as_deref(), refused.grpc_code.as_deref()),
+        (Some("upgrade from /tmp: as a test"), Some("FAILED_PRECONDITION"))
+    );
 }
 
 /// No test but the process above, when it is one.
@@ -236,7 +246,12 @@ async fn caller() {
     let Some(socket) = env::var_os("CONTROL_SOCKET").map(PathBuf::from) else { return };
     let mut client = SupervisorClient::new(gatehouse_chassis::ipc::channel(socket));
     let look = client.status(StatusRequest {}).await.map_or_else(|status| status.code(), |_| Code::Ok);
-    let mut request = Request::new(restart("edge", None, "as a test"));
+    let release = env::var("CONTROL_RELEASE").unwrap_or_default();
+    let upgrade = || change_request::Change::Upgrade(Upgrade { directory: release.clone() });
+    let mut request = Request::new(match release.as_str() {
+        "" => restart("edge", None, "as a test"),
+        _ => ChangeRequest { reason: "as a test".into(), change: Some(upgrade()) },
+    });
     request.metadata_mut().insert(CLAIMED_USER, MetadataValue::from_static("root"));
     let touch = client.change(request).await.map_or_else(|status| format!("{:?} {}", status.code(), status.message()), |_| "Ok".to_owned());
     println!("answers: {look:?} {touch}");

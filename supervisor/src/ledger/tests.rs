@@ -114,3 +114,25 @@ async fn within_a_runtime_it_is_written_by_another_thread_in_order() {
     }
     assert_eq!(all(&Ledger::open(dir.path())), (0..100).rev().collect::<Vec<_>>());
 }
+
+#[test]
+fn a_disk_that_stands_still_holds_up_nobody_who_reads_or_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ledger, path) = (Ledger::open(dir.path()), dir.path().join("exits.jsonl"));
+    // Opening it waits for a reader.
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let writer = {
+        let ledger = ledger.clone();
+        std::thread::spawn(move || ledger.record(&exit(1)))
+    };
+    let (begun, mut free) = (Instant::now(), 0);
+    while free < 1000 {
+        let writing = ledger.0.file.try_lock().is_err() && ledger.0.memory.try_lock().is_ok_and(|memory| memory.unwritten == 0);
+        free += usize::from(writing);
+        assert!(begun.elapsed() < Duration::from_secs(5), "free {free} times");
+        std::thread::yield_now();
+    }
+    assert_eq!(all(&ledger), [1]);
+    assert!(fs::read_to_string(&path).unwrap().contains("words of 1"));
+    writer.join().unwrap();
+}

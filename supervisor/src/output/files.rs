@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
@@ -47,7 +47,17 @@ pub(crate) struct Bounds {
 #[derive(Debug)]
 pub(crate) struct Files {
     queue: SyncSender<Message>,
+    /// Slots whose last lines were refused. The next line of such a slot takes its gap along.
+    gaps: Mutex<Vec<(SlotId, Gap)>>,
     load: Arc<Load>,
+}
+
+/// Lines that the queue had no room for.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    /// The first of them.
+    from: u64,
+    lines: u64,
 }
 
 #[derive(Debug)]
@@ -59,9 +69,10 @@ struct Load {
 }
 
 enum Message {
-    Line(Arc<Line>),
-    /// Everything before it is in the files that are answered.
-    Look(Wanted, oneshot::Sender<Vec<Shelf>>),
+    /// With what is missing before it.
+    Line(Arc<Line>, Option<Gap>),
+    /// Everything before it is in the files that are answered, but for what is missing at the end of some.
+    Look(Wanted, Vec<(SlotId, Gap)>, oneshot::Sender<Vec<Shelf>>),
 }
 
 impl Files {
@@ -71,28 +82,46 @@ impl Files {
     }
 
     fn with_retry(bounds: Bounds, dropped: IntCounter, retry: Duration) -> io::Result<Self> {
+        let (files, mut writer, messages) = Self::parts(bounds, dropped, retry);
+        thread::Builder::new().name("logs".to_owned()).spawn(move || writer.run(&messages))?;
+        Ok(files)
+    }
+
+    fn parts(bounds: Bounds, dropped: IntCounter, retry: Duration) -> (Self, Writer, Receiver<Message>) {
         let (queue, messages) = sync_channel(QUEUE);
         let load = Arc::new(Load { bytes: AtomicUsize::new(0), refused: AtomicU64::new(0), dropped });
-        let mut writer = Writer { bounds, retry, files: Vec::new(), load: Arc::clone(&load) };
-        thread::Builder::new().name("logs".to_owned()).spawn(move || writer.run(&messages))?;
-        Ok(Self { queue, load })
+        let writer = Writer { bounds, retry, files: Vec::new(), load: Arc::clone(&load) };
+        (Self { queue, gaps: Mutex::default(), load }, writer, messages)
     }
 
     /// Hands a line over, or drops it.
     pub(crate) fn line(&self, line: Arc<Line>) {
-        let bytes = line.text.len();
+        let (bytes, slot, seq) = (line.text.len(), line.slot, line.seq);
+        let mut gaps = self.gaps();
+        let place = gaps.iter().position(|(known, _)| *known == slot);
+        let gap = place.and_then(|place| gaps.get(place)).map(|(_, gap)| *gap);
         let waiting = self.load.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if waiting > QUEUE_BYTES || self.queue.try_send(Message::Line(line)).is_err() {
-            self.load.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.load.refused.fetch_add(1, Ordering::Relaxed);
-            self.load.dropped.inc();
+        if waiting <= QUEUE_BYTES && self.queue.try_send(Message::Line(line, gap)).is_ok() {
+            place.map(|place| gaps.swap_remove(place));
+            return;
         }
+        self.load.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.load.refused.fetch_add(1, Ordering::Relaxed);
+        self.load.dropped.inc();
+        match place.and_then(|place| gaps.get_mut(place)) {
+            Some((_, gap)) => gap.lines += 1,
+            None => gaps.push((slot, Gap { from: seq, lines: 1 })),
+        }
+    }
+
+    fn gaps(&self) -> MutexGuard<'_, Vec<(SlotId, Gap)>> {
+        self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The files of those slots, with everything that was handed over before. `None`: the disk stands still.
     pub(crate) fn look(&self, wanted: Wanted) -> impl Future<Output = Option<Vec<Shelf>>> + use<> {
         let (answer, shelves) = oneshot::channel();
-        let asked = self.queue.try_send(Message::Look(wanted, answer)).is_ok();
+        let asked = self.queue.try_send(Message::Look(wanted, self.gaps().clone(), answer)).is_ok();
         async move { if asked { shelves.await.ok() } else { None } }
     }
 }
@@ -110,18 +139,19 @@ impl Writer {
             let (mut next, mut looks, mut lines) = (Some(first), Vec::new(), 0);
             while let Some(message) = next {
                 match message {
-                    Message::Line(line) => self.append(&line),
-                    Message::Look(wanted, answer) => looks.push((wanted, answer)),
+                    Message::Line(line, gap) => self.append(&line, gap),
+                    Message::Look(wanted, gaps, answer) => looks.push((wanted, gaps, answer)),
                 }
                 lines += 1;
                 // What comes after a look must not be in its answer.
                 next = if lines < BATCH && looks.is_empty() { messages.try_recv().ok() } else { None };
             }
             self.flush();
-            for (wanted, answer) in looks {
+            for (wanted, gaps, answer) in looks {
+                let written = self.files.iter().map(|(slot, file)| (*slot, file.missing_from()));
+                let refused = gaps.iter().map(|(slot, gap)| (*slot, Some(gap.from)));
                 // Whoever asked may have given up.
-                let _gone =
-                    answer.send(shelf::open(&self.bounds, wanted, self.files.iter().map(|(slot, file)| (*slot, file.missing_from()))));
+                let _gone = answer.send(shelf::open(&self.bounds, wanted, written.chain(refused)));
             }
             let refused = self.load.refused.swap(0, Ordering::Relaxed);
             if refused > 0 {
@@ -130,14 +160,14 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, line: &Line) {
+    fn append(&mut self, line: &Line, gap: Option<Gap>) {
         self.load.bytes.fetch_sub(line.text.len(), Ordering::Relaxed);
         let place = self.files.iter().position(|(known, _)| *known == line.slot).unwrap_or_else(|| {
             self.files.push((line.slot, LogFile::new(&self.bounds, line.slot)));
             self.files.len() - 1
         });
         if let Some((_, file)) = self.files.get_mut(place)
-            && !file.append(line, Instant::now())
+            && !file.append(line, gap, Instant::now())
         {
             self.load.dropped.inc();
         }

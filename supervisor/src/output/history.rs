@@ -1,7 +1,16 @@
 //! What children said, for whoever asks: from the files and, where those miss something, from the rings, merged by time; then, for those who follow, what
 //! they say from now on. No line twice, none left out between the two.
 
-use std::{collections::VecDeque, io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use gatehouse_proto::internal::v1::LogLine;
 use tokio::{
@@ -21,6 +30,10 @@ use crate::component::SlotId;
 const QUEUE: usize = 256;
 /// How long the disk may take before the rings must do.
 const DISK: Duration = Duration::from_secs(2);
+/// Lines read from files at once.
+const PIECE: usize = 64;
+/// How long a reader may take over one line: somebody with a pager, who went for a coffee.
+const PATIENCE: Duration = Duration::from_mins(15);
 
 /// What somebody asks for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,10 +49,26 @@ pub(crate) struct Query {
     pub(crate) follow: bool,
 }
 
+/// An answer on its way.
+#[derive(Debug)]
+pub(crate) struct Told {
+    lines: mpsc::Receiver<LogLine>,
+    cut: Arc<AtomicBool>,
+}
+
+/// How far one came with the files.
+enum Replayed {
+    All,
+    Gone,
+    TooSlowly,
+}
+
 impl Output {
     /// The answer, oldest first. It ends when it is complete, or with this output.
-    pub(crate) fn tell(&self, query: Query) -> mpsc::Receiver<LogLine> {
+    pub(crate) fn tell(&self, query: Query) -> Told {
         let (told, answer) = mpsc::channel(QUEUE);
+        let cut = Arc::new(AtomicBool::new(false));
+        let slow = Arc::clone(&cut);
         // Nothing is said between these: what comes later is live, everything before is in the files or the rings.
         let (seq, live, kept, look) = {
             let spoken = self.spoken();
@@ -53,14 +82,13 @@ impl Output {
                 Some(look) => timeout(DISK, look).await.ok().flatten(),
                 None => None,
             };
-            let sender = told.clone();
-            let replayed = {
-                // A few at a time: each has a thread.
-                let Ok(_turn) = output.0.replays.acquire().await else { return };
-                spawn_blocking(move || replay(sources(shelves, kept), &query, |line| sender.blocking_send(line).is_ok())).await
-            };
-            if let Ok(Err(error)) = replayed {
-                tracing::warn!(%error, "log files cannot be read");
+            match output.replay(sources(shelves, kept), query, &told).await {
+                Replayed::All => {}
+                Replayed::Gone => return,
+                Replayed::TooSlowly => {
+                    slow.store(true, Ordering::Release);
+                    return;
+                }
             }
             let Some(mut live) = live else { return };
             let mut gone = pin!(told.closed());
@@ -80,7 +108,52 @@ impl Output {
                 }
             }
         });
-        answer
+        Told { lines: answer, cut }
+    }
+
+    /// Reads the files piece by piece. A reader's own pace costs nobody else a turn or a thread.
+    async fn replay(&self, sources: Vec<Source>, query: Query, told: &mpsc::Sender<LogLine>) -> Replayed {
+        let mut replay = Replay { sources, query, tracks: None, heads: Vec::new() };
+        loop {
+            let read = {
+                // A few at a time: each has a thread.
+                let Ok(_turn) = self.0.replays.acquire().await else { return Replayed::Gone };
+                spawn_blocking(move || replay.piece().map(|piece| (replay, piece))).await
+            };
+            let piece = match read {
+                Ok(Ok((next, piece))) => {
+                    replay = next;
+                    piece
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "log files cannot be read");
+                    return Replayed::All;
+                }
+                Err(_panicked) => return Replayed::All,
+            };
+            if piece.is_empty() {
+                return Replayed::All;
+            }
+            for line in piece {
+                match timeout(PATIENCE, told.send(line)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Replayed::Gone,
+                    Err(_) => return Replayed::TooSlowly,
+                }
+            }
+        }
+    }
+}
+
+impl Told {
+    /// The next line; none when the answer is complete, or was cut.
+    pub(crate) async fn recv(&mut self) -> Option<LogLine> {
+        self.lines.recv().await
+    }
+
+    /// Whether it ended before it was complete, for its reader took too long over a line. Once.
+    pub(crate) fn was_cut(&self) -> bool {
+        self.cut.swap(false, Ordering::Acquire)
     }
 }
 
@@ -122,18 +195,41 @@ fn sources(shelves: Option<Vec<Shelf>>, mut kept: VecDeque<Arc<Line>>) -> Vec<So
     sources
 }
 
-/// Reads it all, as long as somebody listens.
-fn replay(sources: Vec<Source>, query: &Query, mut tell: impl FnMut(LogLine) -> bool) -> io::Result<()> {
-    let mut tracks = begin(sources, query)?;
-    let mut heads = tracks.iter_mut().map(Track::next).collect::<io::Result<Vec<_>>>()?;
-    loop {
-        let first = heads.iter().enumerate().filter_map(|(i, head)| Some((head.as_ref()?.at_ms, i))).min();
-        let Some((_, i)) = first else { return Ok(()) };
-        let (Some(head), Some(track)) = (heads.get_mut(i), tracks.get_mut(i)) else { return Ok(()) };
-        let line = std::mem::replace(head, track.next()?);
-        if !line.is_none_or(&mut tell) {
-            return Ok(());
+/// All of them, merged by time.
+struct Replay {
+    /// Until they are read.
+    sources: Vec<Source>,
+    query: Query,
+    tracks: Option<Vec<Track>>,
+    heads: Vec<Option<LogLine>>,
+}
+
+impl Replay {
+    /// The next lines; none at the end.
+    fn piece(&mut self) -> io::Result<Vec<LogLine>> {
+        let mut piece = Vec::new();
+        while piece.len() < PIECE
+            && let Some(line) = self.next()?
+        {
+            piece.push(line);
         }
+        Ok(piece)
+    }
+
+    fn next(&mut self) -> io::Result<Option<LogLine>> {
+        let Self { sources, query, tracks, heads } = self;
+        let tracks = match tracks {
+            Some(tracks) => tracks,
+            none => {
+                let tracks = none.insert(begin(std::mem::take(sources), query)?);
+                *heads = tracks.iter_mut().map(Track::next).collect::<io::Result<_>>()?;
+                tracks
+            }
+        };
+        let first = heads.iter().enumerate().filter_map(|(i, head)| Some((head.as_ref()?.at_ms, i))).min();
+        let Some((_, i)) = first else { return Ok(None) };
+        let (Some(head), Some(track)) = (heads.get_mut(i), tracks.get_mut(i)) else { return Ok(None) };
+        Ok(std::mem::replace(head, track.next()?))
     }
 }
 

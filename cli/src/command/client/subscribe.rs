@@ -43,7 +43,7 @@ pub async fn subscribe(subscription: Subscription, config: Option<&Path>, output
         verify(&mut line, &event).await?;
         order.take(&event).map_err(|error| untrustworthy(&error))?;
         print(&event, output)?;
-        output.flush()?;
+        output.pass_on().await?;
         if !Order::is_own(&event) {
             left = left.map(|left| left - 1);
         }

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use super::quoted;
 use crate::command::{
-    change, exits, logs,
+    change,
+    events::is_open,
+    exits, logs,
     target::name,
     time::{moment, span},
 };
@@ -221,7 +223,7 @@ impl Records {
         } else if self.exits.is_empty() && state == "ready" {
             why.push("None of its processes has ended, as far as is recorded.".to_owned());
         }
-        why.extend(self.changes.iter().filter(|change| matches!(change.state.as_str(), "queued" | "running")).map(|change| {
+        why.extend(self.changes.iter().filter(|change| is_open(change)).map(|change| {
             let reason = if change.reason.is_empty() { String::new() } else { format!(": {}", change.reason) };
             format!("{}, by {}{reason}.", change::sentence(change), change.actor)
         }));

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Bounds, create};
+use super::{Bounds, Gap, create};
 use crate::{
     component::{SlotId, label},
     output::lines::{Level, Line},
@@ -29,6 +29,8 @@ pub(super) struct LogFile {
     pending: Vec<u8>,
     pending_lines: u64,
     pending_from: u64,
+    /// Lines that were refused before those, and are told of with them.
+    pending_gap: u64,
     sick: Option<Sick>,
 }
 
@@ -71,6 +73,7 @@ impl LogFile {
             pending: Vec::new(),
             pending_lines: 0,
             pending_from: 0,
+            pending_gap: 0,
             sick: None,
         }
     }
@@ -84,22 +87,29 @@ impl LogFile {
         self.sick.as_ref().map(|sick| sick.from)
     }
 
-    /// Takes a line; `false`: it is lost.
-    pub(super) fn append(&mut self, line: &Line, now: Instant) -> bool {
-        if let Some(sick) = &mut self.sick {
-            if now < sick.retry_at {
-                sick.lost += 1;
+    /// Takes a line, which so many refused ones stand before; `false`: it is lost.
+    pub(super) fn append(&mut self, line: &Line, gap: Option<Gap>, now: Instant) -> bool {
+        let refused = gap.map_or(0, |gap| gap.lines);
+        match &mut self.sick {
+            Some(sick) if now < sick.retry_at => {
+                sick.lost += refused + 1;
                 return false;
             }
-            if self.pending.is_empty() {
+            Some(sick) if self.pending.is_empty() => {
+                sick.lost += refused;
                 let Sick { lost, why, .. } = sick;
-                let level = Level::Warn.as_str().to_uppercase();
                 let message = format!("{lost} lines are missing here, for this file could not be written: {why}");
-                write_line(&mut self.pending, line.at_ms, &serde_json::json!({ "level": level, "message": message }).to_string());
+                write_notice(&mut self.pending, line.at_ms, &message);
             }
+            _ if refused > 0 => {
+                self.pending_gap += refused;
+                let message = format!("{refused} lines are missing here: they came faster than the disk took them");
+                write_notice(&mut self.pending, line.at_ms, &message);
+            }
+            _ => {}
         }
         if self.pending_lines == 0 {
-            self.pending_from = line.seq;
+            self.pending_from = gap.map_or(line.seq, |gap| gap.from);
         }
         write_line(&mut self.pending, line.at_ms, &line.text);
         self.pending_lines += 1;
@@ -112,7 +122,7 @@ impl LogFile {
             return Change::None;
         }
         let written = self.write();
-        let lines = std::mem::take(&mut self.pending_lines);
+        let (lines, refused) = (std::mem::take(&mut self.pending_lines), std::mem::take(&mut self.pending_gap));
         self.pending.clear();
         self.pending.shrink_to(PENDING);
         match (written, self.sick.take()) {
@@ -121,7 +131,7 @@ impl LogFile {
             (Err(error), sick) => {
                 self.open = None;
                 let (from, before) = sick.map_or((self.pending_from, 0), |sick| (sick.from, sick.lost));
-                self.sick = Some(Sick { from, lost: before + lines, why: error.to_string(), retry_at: now + retry });
+                self.sick = Some(Sick { from, lost: before + refused + lines, why: error.to_string(), retry_at: now + retry });
                 Change::Failed { error, lost: lines }
             }
         }
@@ -189,6 +199,12 @@ impl Open {
         let (here, there) = (self.file.metadata(), fs::metadata(path));
         matches!((here, there), (Ok(here), Ok(there)) if (here.dev(), here.ino()) == (there.dev(), there.ino()))
     }
+}
+
+/// A line of ours among theirs.
+fn write_notice(to: &mut Vec<u8>, at_ms: i64, message: &str) {
+    let level = Level::Warn.as_str().to_uppercase();
+    write_line(to, at_ms, &serde_json::json!({ "level": level, "message": message }).to_string());
 }
 
 /// `2026-11-21T09:52:16.223Z line`.

@@ -63,7 +63,8 @@ pub(super) fn open(bounds: &Bounds, wanted: Wanted, written: impl Iterator<Item 
     let found = names.into_iter().flatten().filter_map(|name| slot_of(name.ok()?.file_name().to_str()?));
     for (slot, missing_from) in found.map(|slot| (slot, None)).chain(written) {
         if wanted.holds(slot) {
-            slots.insert(slot, missing_from);
+            let known = slots.entry(slot).or_default();
+            *known = known.iter().copied().chain(missing_from).min();
         }
     }
     let shelf = |(slot, missing_from)| {

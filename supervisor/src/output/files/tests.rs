@@ -170,3 +170,38 @@ async fn the_last_lines_are_found_from_the_end_in_whichever_file_they_are() {
         assert!(told[0].text.contains(&format!(" {first} ")), "{:?}", told[0]);
     }
 }
+
+#[tokio::test]
+async fn lines_that_came_faster_than_the_disk_took_them_are_told_of_and_known_to_be_missing() {
+    let mut desk = Desk::new(1 << 20, 4);
+    let (files, mut writer, messages) = Files::parts(desk.bounds.clone(), desk.dropped.clone(), Duration::ZERO);
+    // The disk stands still.
+    let accepted = u64::try_from(QUEUE).unwrap();
+    for number in 0..accepted + 3 {
+        files.line(desk.line(Component::Edge, 0, &format!("line {number}")));
+    }
+    files.line(desk.line(Component::Admin, 0, "admin"));
+    assert_eq!(desk.dropped.get(), 4);
+    let full = files.look(Wanted::default());
+    assert!(full.await.is_none(), "the rings must do");
+    let written = thread::spawn(move || writer.run(&messages));
+    let missing = |shelves: Vec<Shelf>| shelves.into_iter().map(|shelf| (shelf.slot.to_string(), shelf.missing_from)).collect::<Vec<_>>();
+    let begun = Instant::now();
+    let shelves = loop {
+        if let Some(shelves) = files.look(Wanted::default()).await {
+            break shelves;
+        }
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(missing(shelves), [("edge".to_owned(), Some(accepted + 1)), ("admin".to_owned(), Some(accepted + 4))]);
+    files.line(desk.line(Component::Edge, 0, "next"));
+    files.line(desk.line(Component::Admin, 0, "next"));
+    let shelves = look(&files).await;
+    let told: Vec<_> = shelves.into_iter().flat_map(|shelf| (assert_eq!(shelf.missing_from, None), texts(shelf)).1).collect();
+    let notices: Vec<_> = told.iter().filter(|line| line.contains("missing here")).collect();
+    assert!(notices[0].contains("3 lines are missing here") && notices[1].contains("1 lines are missing here"), "{notices:?}");
+    assert_eq!(told.len(), QUEUE + 4, "all but those four, and two notices");
+    drop(files);
+    written.join().unwrap();
+}

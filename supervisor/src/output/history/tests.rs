@@ -94,6 +94,24 @@ async fn who_follows_too_slowly_is_told_what_is_missing() {
 }
 
 #[tokio::test]
+async fn those_who_do_not_read_on_keep_nobody_else_from_reading() {
+    let room = Room::new(|_| {});
+    say(&room, Component::Edge, 0, 0..1000);
+    let mut pagers: Vec<_> = (0..super::super::REPLAYS * 2).map(|_| room.output.tell(last(1000))).collect();
+    for pager in &mut pagers {
+        assert_eq!(pager.recv().await.unwrap().line, "INFO edge 0");
+    }
+    let told = timeout(Duration::from_secs(10), room.told(last(1000))).await.unwrap();
+    assert!(told.len() == 1000 && told[999].line == "WARN edge 999");
+    let mut pager = pagers.pop().unwrap();
+    let mut rest = 0;
+    while pager.recv().await.is_some() {
+        rest += 1;
+    }
+    assert!(rest == 999 && !pager.was_cut(), "{rest}");
+}
+
+#[tokio::test]
 async fn what_a_full_disk_swallowed_is_told_from_memory() {
     let room = Room::new(|_| {});
     std::fs::create_dir(room.dir.path().join("logs")).unwrap();
