@@ -1,6 +1,6 @@
 //! `kill -9` of everything under constant traffic: of each component, and of the supervisor itself.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Instant};
 
 use clap::Args;
 use gatehouse_tests::load::Report as Seen;
@@ -51,8 +51,9 @@ pub async fn run(crashes: &Crashes) -> Vec<Report> {
             } else {
                 let streams = recovery::streams(suite, &devices).await;
                 load.mark(&phase);
-                kills.push(Instant::now());
-                times.add(&phase, recovery::one(suite, name, &devices, streams).await);
+                let (begun, took) = recovery::one(suite, name, &devices, streams).await;
+                kills.push(begun);
+                times.add(&phase, took);
                 load.streams_are_back().await;
                 suite.ready().await;
             }
@@ -68,7 +69,7 @@ pub async fn run(crashes: &Crashes) -> Vec<Report> {
 }
 
 /// What failed although it was not inside a killed process. Operators' questions to a dead one wait or fail; clients' do not go there.
-fn unexcused(seen: &Seen, kills: &[Instant]) -> u64 {
+fn unexcused(seen: &Seen, kills: &[RangeInclusive<Instant>]) -> u64 {
     let outside = seen.outside(kills);
     for failure in outside.iter().take(20) {
         eprintln!("outside of the killed process: {failure:?}");

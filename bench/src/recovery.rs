@@ -1,5 +1,7 @@
 //! From `kill -9` of a process to serving again.
 
+use std::{ops::RangeInclusive, time::Instant};
+
 use clap::Args;
 use gatehouse_proto::internal::v1::ListAuditRequest;
 use gatehouse_tests::{Device, EventStream, Suite, suite::publish};
@@ -7,7 +9,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::time::{Duration, Instant, sleep, timeout};
+use tokio::time::{Duration, sleep, timeout};
 
 use crate::{commands, report::Report};
 
@@ -35,7 +37,7 @@ pub async fn run(kills: &Kills) -> Report {
         for _ in 0..kills.rounds {
             suite.ready().await;
             let streams = streams(&suite, &devices).await;
-            times.push(one(&suite, component, &devices, streams).await.as_secs_f64() * 1000.0);
+            times.push(one(&suite, component, &devices, streams).await.1.as_secs_f64() * 1000.0);
         }
         let worst = times.iter().copied().fold(0.0, f64::max);
         report.row(component, &[crate::report::median(times), worst]);
@@ -58,12 +60,18 @@ pub(crate) async fn streams(suite: &Suite, devices: &[Device]) -> Vec<EventStrea
     streams
 }
 
-/// From the kill to the next request that is served.
-pub(crate) async fn one(suite: &Suite, component: &str, devices: &[Device], streams: Vec<EventStream>) -> Duration {
+/// When it was killed, and from then to the next request that is served.
+pub(crate) async fn one(
+    suite: &Suite,
+    component: &str,
+    devices: &[Device],
+    streams: Vec<EventStream>,
+) -> (RangeInclusive<Instant>, Duration) {
     let device = &devices[0];
     let pid = suite.instance(component).await.pid.expect("it runs");
     let begun = Instant::now();
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+    let killed = begun..=Instant::now();
     match component {
         // An event on each stream that was open before.
         "pusher/0" | "pusher/1" => {
@@ -87,7 +95,7 @@ pub(crate) async fn one(suite: &Suite, component: &str, devices: &[Device], stre
         // A command on a new connection. The session is known: without Redis it is the reservation that fails.
         _ => until(async || suite.execute(&device.command("demo.echo", "x")).await.is_ok()).await,
     }
-    begun.elapsed()
+    (killed, begun.elapsed())
 }
 
 async fn until(mut serves: impl AsyncFnMut() -> bool) {

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    ops::RangeInclusive,
     time::{Duration, Instant},
 };
 
@@ -100,12 +101,14 @@ impl Report {
         self.failures.iter().filter(|failure| failure.kind.is_of_clients()).collect()
     }
 
-    /// The clients' failures that are not those of requests inside a process killed at one of those times: on a connection that was open by then, ended after it.
+    /// The clients' failures that are not those of requests inside a process killed within one of those times: on a connection that was open by then, ended after it.
     /// Operators speak to the processes themselves, and may find one away.
     #[must_use]
-    pub fn outside(&self, kills: &[Instant]) -> Vec<&Failure> {
+    pub fn outside(&self, kills: &[RangeInclusive<Instant>]) -> Vec<&Failure> {
         let inside = |failure: &Failure| {
-            let open = |kill: &Instant| failure.connected.is_some_and(|connected| connected <= *kill) && *kill <= failure.ended;
+            let open = |kill: &RangeInclusive<Instant>| {
+                failure.connected.is_some_and(|connected| connected <= *kill.end()) && *kill.start() <= failure.ended
+            };
             failure.fault.is_cut_off() && kills.iter().any(open)
         };
         self.of_clients().into_iter().filter(|failure| !inside(failure)).collect()

@@ -20,7 +20,7 @@ use tokio::{
 /// What is known of a connection.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// Since when it is open.
+    /// Since when it is open, at the latest: the connect began. Its end is heard of when this thread has time.
     pub(super) connected: Instant,
     reset: AtomicBool,
     closed: AtomicBool,
@@ -55,9 +55,10 @@ pub(super) struct Tap {
 
 impl Tap {
     pub(super) async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let begun = Instant::now();
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let known = Known { connected: Instant::now(), reset: AtomicBool::new(false), closed: AtomicBool::new(false) };
+        let known = Known { connected: begun, reset: AtomicBool::new(false), closed: AtomicBool::new(false) };
         Ok(Self { stream, known: Arc::new(known) })
     }
 

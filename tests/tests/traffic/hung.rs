@@ -27,8 +27,8 @@ async fn a_component_that_hangs_is_replaced_and_only_what_was_inside_it_fails() 
         load.go_on(30).await;
         load.mark(name);
         let begun = Instant::now();
-        hung.push(begun);
         let pid = suite.send(name, Signal::SIGSTOP).await;
+        hung.push(begun..=Instant::now());
         suite.replaced(name, pid).await;
         let took = begun.elapsed();
         assert!(took < REPLACED, "{name} was replaced after {took:?}");

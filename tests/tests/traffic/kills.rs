@@ -1,6 +1,6 @@
 //! `kill -9` of each component: the connects wait, only what was inside the killed process fails, and nothing that was answered is lost.
 
-use std::time::Instant;
+use std::{ops::RangeInclusive, time::Instant};
 
 use gatehouse_tests::{
     Suite,
@@ -13,7 +13,7 @@ use crate::world::World;
 const KILLS: usize = 3;
 
 /// The suite, its load over the kills of these, and when they happened.
-async fn killed(names: &[&str]) -> (Suite, Backends, Report, Vec<Instant>) {
+async fn killed(names: &[&str]) -> (Suite, Backends, Report, Vec<RangeInclusive<Instant>>) {
     let world = World::start(Sizes::SMALL, |suite| suite.set("supervisor", "stable_after", "100ms")).await;
     let World { suite, load, .. } = &world;
     let mut kills = Vec::new();
@@ -21,8 +21,9 @@ async fn killed(names: &[&str]) -> (Suite, Backends, Report, Vec<Instant>) {
         for name in names {
             load.go_on(50).await;
             load.mark(&format!("kill {name}"));
-            kills.push(Instant::now());
+            let begun = Instant::now();
             let pid = suite.send(name, Signal::SIGKILL).await;
+            kills.push(begun..=Instant::now());
             suite.replaced(name, pid).await;
             load.streams_are_back().await;
             load.go_on(50).await;
@@ -36,7 +37,7 @@ async fn killed(names: &[&str]) -> (Suite, Backends, Report, Vec<Instant>) {
     (suite, backends, report, kills)
 }
 
-fn only_inside(report: &Report, kills: &[Instant]) {
+fn only_inside(report: &Report, kills: &[RangeInclusive<Instant>]) {
     let outside = report.outside(kills);
     assert!(outside.is_empty(), "{} failures outside of the killed process, the first {:?}\n{report}", outside.len(), outside[0]);
 }
