@@ -54,11 +54,27 @@ pub(super) struct Relayed {
     cursor: Option<StreamId>,
     phase: Phase,
     leaving: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// When the stream lost its pusher; until something has been delivered again, so that a pusher which takes streams and drops them does not hold
-    /// the client for ever.
-    lost_at: Option<Instant>,
+    losses: Losses,
     attached_at: Instant,
     backoff: Backoff,
+}
+
+/// When the stream lost its pusher; until something has been delivered again, so that a pusher which takes streams and drops them does not hold the client
+/// for ever.
+#[derive(Debug, Default)]
+struct Losses {
+    since: Option<Instant>,
+}
+
+impl Losses {
+    /// The pusher that the stream had since `attached_at` is lost: whether that is so again, and until when another is looked for.
+    fn one_more(&mut self, drained: bool, attached_at: Instant, now: Instant) -> (bool, Instant) {
+        // One that drains served well until then, and has a successor which is there already, however soon that one drains, too. A stream that was silent
+        // for so long was served well, whatever ended it.
+        let served = drained || now.duration_since(attached_at) >= PATIENCE;
+        self.since = self.since.filter(|_| !served);
+        (self.since.is_some(), *self.since.get_or_insert(now) + PATIENCE)
+    }
 }
 
 impl Relayed {
@@ -69,7 +85,7 @@ impl Relayed {
             request,
             phase: Phase::Attached(attached),
             leaving: Box::pin(async move { notice.given().await }),
-            lost_at: None,
+            losses: Losses::default(),
             attached_at: Instant::now(),
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
         }
@@ -85,7 +101,7 @@ impl Relayed {
             self.cursor = Some(id);
         }
         self.request.continuation = true;
-        self.lost_at = None;
+        self.losses = Losses::default();
         self.backoff.reset();
         Some(event)
     }
@@ -98,11 +114,7 @@ impl Relayed {
             Some(status) => tracing::debug!(pusher = instance, %status, "stream lost its pusher"),
             None => tracing::debug!(pusher = instance, "the pusher ended the stream without a verdict"),
         }
-        // A stream that was silent for so long was served well.
-        self.lost_at = self.lost_at.filter(|_| self.attached_at.elapsed() < PATIENCE);
-        // One that drains has a successor which is there already, however soon that one drains, too.
-        let again = self.lost_at.is_some() && !drained;
-        let until = *self.lost_at.get_or_insert_with(Instant::now) + PATIENCE;
+        let (again, until) = self.losses.one_more(drained, self.attached_at, Instant::now());
         // The first attempt is made at once; a stream that is lost again before it brought anything waits.
         let pause = again.then(|| self.backoff.next_delay());
         if self.request.continuation {
@@ -186,6 +198,33 @@ async fn moving(
             Ok(Err(status)) if is_loss(&status) && Instant::now() < until => pause = Some(backoff.next_delay()),
             Ok(outcome) => return outcome,
             Err(_) => return Err(Status::unavailable("push is unavailable")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_stream_that_is_taken_and_dropped_is_given_up_at_last() {
+        let (mut losses, begun) = (Losses::default(), Instant::now());
+        assert_eq!(losses.one_more(false, begun, begun + SECOND), (false, begun + SECOND + PATIENCE));
+        assert_eq!(losses.one_more(false, begun + 2 * SECOND, begun + 3 * SECOND), (true, begun + SECOND + PATIENCE));
+        // Silent for a long time, it was served.
+        let later = begun + 3 * SECOND + PATIENCE;
+        assert_eq!(losses.one_more(false, begun + 3 * SECOND, later), (false, later + PATIENCE));
+    }
+
+    #[test]
+    fn a_silent_stream_outlives_any_number_of_planned_restarts() {
+        let (mut losses, mut now) = (Losses::default(), Instant::now());
+        for _ in 0..100 {
+            let attached_at = now;
+            now += SECOND;
+            assert_eq!(losses.one_more(true, attached_at, now), (false, now + PATIENCE));
         }
     }
 }
