@@ -57,6 +57,14 @@ impl Suite {
 
     /// For the next supervisor.
     pub(super) fn remember(&mut self) {
+        let puts = self.parts.ends.desk.puts();
+        self.parts.state.note_changes(self.parts.ends.desk.snapshot());
+        self.remember_slots();
+        self.parts.ends.desk.noted(puts);
+    }
+
+    /// The same without changes: those of the supervisor before may not have been read yet.
+    pub(super) fn remember_slots(&mut self) {
         for slot in &self.slots {
             let mut memory = slot.machine.memory();
             // One that is removed is not one that an operator stopped.
@@ -65,11 +73,8 @@ impl Suite {
             self.parts.state.note_slot(slot.id, SlotRecord { memory, restarts: slot.restarts, stopped_by });
         }
         self.parts.state.note_starting(matches!(self.phase, Phase::Starting { .. }));
-        let puts = self.parts.ends.desk.puts();
-        self.parts.state.note_changes(self.parts.ends.desk.snapshot());
         let had_room = self.parts.state.is_written();
         self.parts.state.write();
-        self.parts.ends.desk.noted(puts);
         if !had_room && self.parts.state.is_written() {
             // It lies on the same disk, and waits for the next exit otherwise.
             self.parts.ledger.flush_soon();

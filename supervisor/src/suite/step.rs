@@ -30,7 +30,7 @@ impl Suite {
         self.parts.metrics.up(id, is_ready);
         if actions.iter().any(|action| matches!(action, Action::Terminate(_))) {
             // First it is written down: who is asked a second time, by a supervisor that knows nothing of the first, aborts its drain.
-            self.remember();
+            self.remember_slots();
         }
         for action in actions {
             match action {
