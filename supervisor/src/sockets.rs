@@ -139,7 +139,12 @@ impl Sockets {
     /// Makes the socket of one more instance.
     pub(crate) fn add_local(&mut self, component: Component, instance: u32) -> Result<(), String> {
         let wanted = Wanted::local(&self.shared, component, instance);
-        if self.all.iter().any(|socket| socket.wanted.name == wanted.name) { Ok(()) } else { self.add(wanted, None) }
+        if self.all.iter().any(|socket| socket.wanted.name == wanted.name) {
+            return Ok(());
+        }
+        self.add(wanted, None)?;
+        self.store.check();
+        Ok(())
     }
 
     /// Ends the socket of an instance that has ended and comes no more.

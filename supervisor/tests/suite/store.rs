@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use gatehouse_proto::internal::v1::{Scale, change_request::Change};
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -97,5 +98,16 @@ async fn a_store_that_is_too_small_is_said() {
     let (world, _systemd) = world();
     let mut world = world.env("FDSTORE", "2");
     world.ready().await;
+    assert!(world.read("stderr").contains("FileDescriptorStoreMax= is too small"), "{}", world.read("stderr"));
+}
+
+#[tokio::test]
+async fn a_store_that_becomes_too_small_is_said() {
+    let (world, _systemd) = world();
+    let mut world = world.env("FDSTORE", "8");
+    assert_eq!(world.ready().await.listeners.len(), 8);
+    assert!(!world.read("stderr").contains("FileDescriptorStoreMax="), "{}", world.read("stderr"));
+    let scale = Change::Scale(Scale { component: "pusher".to_owned(), instances: 3 });
+    assert_eq!(world.change(scale).await.state, "done");
     assert!(world.read("stderr").contains("FileDescriptorStoreMax= is too small"), "{}", world.read("stderr"));
 }
