@@ -218,6 +218,8 @@ impl Suite {
                 if let Some(slot) = self.slot_mut(id) {
                     slot.leaving = true;
                 }
+                // It may have ended already, and nothing would wake us for it.
+                self.sweep();
             }
             _ => {}
         }
