@@ -6,6 +6,7 @@
 mod caller;
 mod farewell;
 mod lent;
+mod pong;
 
 use std::{
     future::poll_fn,
@@ -37,6 +38,7 @@ pub use caller::{Credentials, Peer};
 pub use farewell::{Farewell, Notice};
 use farewell::{Open, Traffic};
 use lent::{Lent, Stream, linger};
+use pong::Pong;
 
 /// The longest that a client may take over its first byte, and over a request's head (HTTP/1).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -207,7 +209,7 @@ impl Host {
             }
             return;
         }
-        let (lent, returned) = Lent::new(stream);
+        let (lent, returned) = Lent::new(stream, Pong::after(self.limits.farewell.settling));
         if self.converse(lent, caller, &traffic, notice).await
             && let Ok(stream) = returned.await
         {

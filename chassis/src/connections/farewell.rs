@@ -13,7 +13,8 @@
 //! an idle connection is still read for a while (nginx: `keepalive_min_timeout`, `HAProxy`: `option idle-close-on-response`), and why a closed one is read until
 //! the client has seen it (nginx: `lingering_close`): bytes that nobody reads are answered with a reset, which takes the last answer with it.
 //! On HTTP/2 nothing is lost that way, but many a client library gives up a request that it had queued when the GOAWAY came, although the server never saw it: the
-//! best moment is right after an answer, when the client is least likely to have the next request on its way; or rather right before its end, so that the GOAWAY is not the later of the two.
+//! best moment is right after an answer, when the client is least likely to have the next request on its way; or rather right before its end, so that the GOAWAY
+//! is not the later of the two. And what it wrote behind its acknowledgement is waited for ([`pong`](super::pong)).
 //! The turns are spread so that ten thousand clients do not come back in the same instant (`HAProxy`: `close-spread-time`).
 
 use std::{
@@ -42,6 +43,8 @@ pub struct Farewell {
     grace: Duration,
     /// How long one on which nothing was said yet is left open: what is on its way to it must not fall into a hole.
     pub(super) silence: Duration,
+    /// How long after a client of HTTP/2 has heard that it is to leave the last of its requests may come; see [`pong`](super::pong).
+    pub(super) settling: Duration,
     /// How long one that was closed is still read.
     pub(super) linger: Duration,
     /// What comes after the drain began is refused unprocessed: the other side is ours, and sends it again to whoever accepts now.
@@ -53,14 +56,15 @@ impl Farewell {
     #[must_use]
     pub fn within(budget: Duration) -> Self {
         let grace = Duration::from_secs(1).min(budget / 5);
-        Self { spread: budget / 2, grace, silence: grace, linger: Duration::from_secs(1).min(budget / 10), refuses: false }
+        let linger = Duration::from_secs(1).min(budget / 10);
+        Self { spread: budget / 2, grace, silence: grace, settling: grace / 4, linger, refuses: false }
     }
 
     /// For the suite's own processes on a local socket ([`ipc::Channel`](crate::ipc::Channel)).
     #[must_use]
     pub const fn at_once() -> Self {
         let (silence, linger) = (Duration::from_millis(200), Duration::from_millis(100));
-        Self { spread: Duration::ZERO, grace: Duration::ZERO, silence, linger, refuses: true }
+        Self { spread: Duration::ZERO, grace: Duration::ZERO, silence, settling: Duration::ZERO, linger, refuses: true }
     }
 
     /// After how long the turn of one of `open` connections comes.
@@ -185,8 +189,8 @@ mod tests {
     #[test]
     fn the_whole_farewell_fits_into_the_budget() {
         for budget in [Duration::from_millis(200), BUDGET, Duration::from_mins(5)] {
-            let Farewell { spread, grace, linger, .. } = Farewell::within(budget);
-            assert!(spread + grace + linger < budget, "{budget:?}");
+            let Farewell { spread, grace, settling, linger, .. } = Farewell::within(budget);
+            assert!(spread + grace + settling + linger < budget, "{budget:?}");
         }
     }
 

@@ -14,6 +14,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::pong::Pong;
+
 /// A socket of either family.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {
     /// Whether something can be read.
@@ -36,12 +38,13 @@ impl Stream for UnixStream {
 pub(super) struct Lent {
     stream: Option<Box<dyn Stream>>,
     back: Option<oneshot::Sender<Box<dyn Stream>>>,
+    pong: Pong,
 }
 
 impl Lent {
-    pub(super) fn new(stream: Box<dyn Stream>) -> (Self, oneshot::Receiver<Box<dyn Stream>>) {
+    pub(super) fn new(stream: Box<dyn Stream>, pong: Pong) -> (Self, oneshot::Receiver<Box<dyn Stream>>) {
         let (back, returned) = oneshot::channel();
-        (Self { stream: Some(stream), back: Some(back) }, returned)
+        (Self { stream: Some(stream), back: Some(back), pong }, returned)
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut dyn Stream>> {
@@ -60,7 +63,10 @@ impl Drop for Lent {
 
 impl AsyncRead for Lent {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.stream()?.poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = self.stream()?.poll_read(cx, buf)?;
+        self.pong.pass(&mut buf.filled_mut()[before..]);
+        if read.is_pending() { self.pong.poll_due(cx, buf).map(Ok) } else { Poll::Ready(Ok(())) }
     }
 }
 

@@ -220,3 +220,44 @@ async fn an_http2_client_hears_that_it_is_to_leave_no_later_than_its_last_answer
     assert!(place(GOAWAY, 0) < place(DATA, END_STREAM), "{frames:?}");
     inn.ended().await;
 }
+
+/// As h2 does whose application begins a request when the GOAWAY comes.
+#[tokio::test]
+async fn a_request_that_an_http2_client_writes_behind_its_acknowledgement_is_answered() {
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    const HEADERS: u8 = 1;
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    // RFC 7541: three names and values of the static table, and two names with a value of our own.
+    let request = |stream| frame(HEADERS, 5, stream, &[&[0x82, 0x86, 0x04, 5][..], b"/ping", &[0x01, 3], b"inn"].concat());
+    let inn = Inn::open().await;
+    let mut client = TcpStream::connect(inn.address).await.unwrap();
+    let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..], &request(1)].concat();
+    client.write_all(&begin).await.unwrap();
+    let mut heard = Vec::new();
+    let mut drained = false;
+    let acknowledged = loop {
+        assert_ne!(client.read_buf(&mut heard).await.unwrap(), 0);
+        let frames = frames(&heard);
+        if !drained && frames.iter().any(|(kind, _)| *kind == HEADERS) {
+            inn.shutdown.drain();
+            drained = true;
+        }
+        if frames.iter().any(|(kind, flags)| (*kind, *flags) == (PING, 0)) {
+            break frames.len();
+        }
+    };
+    assert!(frames(&heard).iter().any(|(kind, _)| *kind == GOAWAY));
+    let payload = heard[heard.len() - 8..].to_vec();
+    client.write_all(&frame(PING, 1, 0, &payload)).await.unwrap();
+    sleep(SHORT).await;
+    client.write_all(&request(3)).await.unwrap();
+    client.read_to_end(&mut heard).await.unwrap();
+    let later = &frames(&heard)[acknowledged..];
+    assert!(later.iter().any(|(kind, _)| *kind == HEADERS) && later.iter().any(|(kind, _)| *kind == GOAWAY), "{later:?}");
+    drop(client);
+    inn.ended().await;
+}
