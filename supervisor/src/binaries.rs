@@ -109,10 +109,19 @@ impl Pinned {
         Ok(Self { program, build: with_version(&build::id(&file)?) })
     }
 
-    /// Whether that is the build of this file, whatever version it was told under.
-    pub(crate) fn is_of(&self, build: &str) -> bool {
+    /// Whether that process executes this file, and not one with the same content: that may be removed one day. A script's process executes its interpreter, and
+    /// is told by its build, whatever version that was told under.
+    pub(crate) fn is_run_by(&self, pid: u32, build: &str) -> bool {
         let id = |build: &str| build.rsplit_once('(').map(|(_, id)| id.to_owned());
-        id(build) == id(&self.build)
+        let is_same_file = |fd: &OwnedFd| {
+            let (ours, theirs) = (rustix::fs::fstat(fd)?, rustix::fs::stat(format!("/proc/{pid}/exe"))?);
+            rustix::io::Result::Ok((ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
+        };
+        match &self.program {
+            // One that has just ended will be started from here.
+            Program::Open(fd) => is_same_file(fd).unwrap_or(true),
+            Program::Script(_) => id(build) == id(&self.build),
+        }
     }
 
     /// Executes it under its usual name. Whoever adds descriptors keeps below [`FIRST_PIN`].

@@ -104,7 +104,7 @@ impl Suite {
 
     /// Returns if it cannot: then the new supervisor goes on, with the components from before.
     fn execute_before(&mut self) -> String {
-        let left = self.of_another_build();
+        let left = self.of_another_binary();
         let rolled_back = match left.as_slice() {
             [] => "; rolled back".to_owned(),
             left => format!("; rolled back, but for {}", left.iter().map(SlotId::to_string).collect::<Vec<_>>().join(", ")),
@@ -180,7 +180,7 @@ impl Suite {
         tracing::error!(why, "the upgrade failed; rolling back");
         self.parts.state.note_upgrade(Some(Upgrade { back: Some(why.to_owned()), ..upgrade }));
         // Also those that came back by themselves meanwhile.
-        let left = self.of_another_build().into_iter().rev().collect();
+        let left = self.of_another_binary().into_iter().rev().collect();
         self.jobs.begin(Job { task: Task::Back, left, current: None, failed: false, ..job });
     }
 
@@ -198,11 +198,13 @@ impl Suite {
     }
 
     /// Whose process runs another binary than would be started now.
-    fn of_another_build(&self) -> Vec<SlotId> {
+    fn of_another_binary(&self) -> Vec<SlotId> {
         let binaries = self.parts.launcher.binaries().borrow();
         let differs = |slot: &&Slot| {
-            let build = slot.process(slot.machine.lead()).map(|process| &process.launched.build);
-            build.zip(binaries.of(slot.id.component).ok()).is_some_and(|(build, pinned)| !pinned.is_of(build))
+            let launched = slot.process(slot.machine.lead()).map(|process| &process.launched);
+            launched
+                .zip(binaries.of(slot.id.component).ok())
+                .is_some_and(|(launched, pinned)| !pinned.is_run_by(launched.pid, &launched.build))
         };
         self.slots.iter().filter(|slot| slot.id.component.is_ours() && !slot.leaving).filter(differs).map(|slot| slot.id).collect()
     }
