@@ -76,6 +76,13 @@ impl Members {
         self.known.borrow().told
     }
 
+    /// Whether the supervisor goes on counting on that instance: when the process drains, another one serves in its place.
+    #[must_use]
+    pub fn stays(&self, component: &str, instance: u32) -> bool {
+        let known = self.known.borrow();
+        known.told && known.members.iter().any(|member| member.instance == instance && member.component == component)
+    }
+
     /// Waits until a component has an instance.
     pub async fn any(&self, component: &str) {
         self.until(|known| known.members.iter().any(|member| member.component == component)).await;

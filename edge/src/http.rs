@@ -80,12 +80,12 @@ impl Door {
 
     async fn own(&self, own: Own) -> Response {
         let status = |good| if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let serving = !self.closing.shutdown().is_draining();
+        let draining = self.closing.shutdown().is_draining();
         match own {
             Own::Alive => json_response(StatusCode::OK, &json!({"status": "ok"})),
-            Own::Serving => json_response(status(serving), &json!({"status": if serving { "ready" } else { "draining" }})),
+            Own::Serving => json_response(status(!draining), &json!({"status": if draining { "draining" } else { "ready" }})),
             Own::Ready => {
-                let (ready, report) = self.dependencies.report(serving).await;
+                let (ready, report) = self.dependencies.report(draining).await;
                 json_response(status(ready), &report)
             }
             Own::Keys => json_bytes(StatusCode::OK, self.keys.clone()),

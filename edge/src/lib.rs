@@ -35,10 +35,16 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let closing = closing::Closing::new(&process);
     let trail = trail::Trail::new(recorder, metrics);
     let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
-    let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members, relay::RelayMetrics::new(metrics)));
+    let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
     let commands = Arc::new(commands::Commands::new(&config, verifier.clone(), trail.clone(), metrics, closing.clone()));
     let relay = relay::Relay { verifier, pushers: Arc::clone(&pushers), trail: trail.clone() };
-    let dependencies = http::Dependencies { redis, auditor: ipc::channel(shared.local_socket("auditor", 0)), pushers };
+    let dependencies = http::Dependencies {
+        redis,
+        auditor: ipc::channel(shared.local_socket("auditor", 0)),
+        pushers,
+        members,
+        instance: process.instance(),
+    };
     let public = http::Door::new(&config, dependencies, &trail, metrics, closing);
     let gateway = door::router(&process, gateway::Door { commands, relay }).await?;
 

@@ -99,17 +99,31 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     .await
 }
 
+/// A connection on which nothing was said yet.
+#[derive(Debug)]
+pub struct Fresh(TcpStream);
+
+impl Fresh {
+    /// Connects.
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        TcpStream::connect(address).await.map(Self)
+    }
+
+    /// The status of its only request, a `GET`.
+    pub async fn get(mut self, target: &str) -> io::Result<u16> {
+        let head = format!("GET {target} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.0.peer_addr()?);
+        self.0.write_all(head.as_bytes()).await?;
+        let mut answer = [0; 12];
+        self.0.read_exact(&mut answer).await?;
+        let status = std::str::from_utf8(&answer[9..]).ok().and_then(|status| status.parse().ok());
+        status.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
 /// The status of a `GET`, if anybody answers within a second.
 pub async fn get_if_served(address: SocketAddr, target: &str) -> Option<u16> {
-    let head = format!("GET {target} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    let exchange = async {
-        let mut stream = TcpStream::connect(address).await.ok()?;
-        stream.write_all(head.as_bytes()).await.ok()?;
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await.ok()?;
-        std::str::from_utf8(&answer[9..]).ok()?.parse().ok()
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(1), exchange).await.ok().flatten()
+    let exchange = async { Fresh::connect(address).await?.get(target).await };
+    tokio::time::timeout(std::time::Duration::from_secs(1), exchange).await.ok()?.ok()
 }
 
 /// One HTTP/2 request as a gRPC client sends it, with any bytes as its body: the status code and `grpc-status`, or how the connection ended.

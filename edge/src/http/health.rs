@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use gatehouse_chassis::{
     ipc::{self, Channel},
+    members::Members,
     redis::Redis,
 };
 use serde_json::{Value, json};
@@ -22,11 +23,16 @@ pub(crate) struct Dependencies {
     pub(crate) redis: Redis,
     pub(crate) auditor: Channel,
     pub(crate) pushers: Arc<Pushers>,
+    pub(crate) members: Members,
+    /// Which edge this is.
+    pub(crate) instance: u32,
 }
 
 impl Dependencies {
-    /// Whether everything is there, and the answer that says so or what is missing.
-    pub(crate) async fn report(&self, serving: bool) -> (bool, Value) {
+    /// Whether everything is there, and the answer that says so or what is missing. A process that drains for its successor does not speak of itself: whoever
+    /// asks wants to know about the suite, and his next connection is the successor's.
+    pub(crate) async fn report(&self, draining: bool) -> (bool, Value) {
+        let serving = !draining || self.members.stays("edge", self.instance);
         let (redis, database, pusher) = tokio::join!(self.redis(), ipc::is_serving(&self.auditor, DATABASE, BOUND), self.any_pusher());
         Found { serving, redis, database, pusher }.report()
     }

@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 
 use super::{Phase, Suite, slot::Slot};
 use crate::{
-    component::Component,
+    component::{Component, DRAIN_STAGES},
     control::{Snapshot, summary},
     state::SlotRecord,
 };
@@ -46,9 +46,13 @@ impl Suite {
         });
     }
 
-    /// Who takes new work. One that crashed belongs to them: its clients wait for the next generation.
+    /// Who takes new work. One that crashed belongs to them, or is being replaced: its clients wait for the next generation.
     fn members(&self) -> Members {
-        let ours = self.slots.iter().filter(|slot| slot.id.component != Component::Redis && !slot.leaving);
+        let drained = if let Phase::Draining { stage } = self.phase { DRAIN_STAGES.get(..=stage).unwrap_or(&DRAIN_STAGES) } else { &[] };
+        let stops = |slot: &Slot| {
+            slot.leaving || slot.machine.is_stopped_by_operator() || drained.iter().any(|stage| stage.contains(&slot.id.component))
+        };
+        let ours = self.slots.iter().filter(|slot| slot.id.component != Component::Redis && !stops(slot));
         // An added one that has never been ready is not there yet.
         let there = ours.filter(|slot| slot.ready_once || !self.jobs.is_adding(slot.id));
         let member = |slot: &Slot| Member { component: slot.id.component.name().to_owned(), instance: slot.id.instance };

@@ -1,6 +1,8 @@
 //! What operators change while the suite runs.
 
-use gatehouse_proto::internal::v1::{ChangeStatus, Scale, StatusResponse, Target, change_request::Change};
+use std::collections::BTreeSet;
+
+use gatehouse_proto::internal::v1::{ChangeStatus, Scale, StatusResponse, Target, WatchMembersRequest, change_request::Change};
 use nix::sys::signal::Signal;
 
 use crate::world::{World, instance, send};
@@ -143,6 +145,31 @@ async fn pushers_come_and_go_and_a_scale_is_remembered() {
     // Numbers of generations are given once.
     done(&world.change(scale(3)).await);
     assert_eq!(instance(&world.status().await.unwrap(), "pusher", 2).generation, 2);
+}
+
+/// Edges bring their streams elsewhere at once, and whoever drains knows whether it has a successor.
+#[tokio::test]
+async fn who_is_stopped_is_no_member() {
+    let mut world = World::new();
+    world.ready().await;
+    let mut told = world.client().watch_members(WatchMembersRequest {}).await.unwrap().into_inner();
+    let mut members = async move || {
+        let members = told.message().await.unwrap().expect("the supervisor still speaks").members;
+        members.into_iter().map(|member| format!("{}/{}", member.component, member.instance)).collect::<BTreeSet<_>>()
+    };
+    let all = members().await;
+    assert!(all.contains("pusher/1") && all.contains("edge/0"), "{all:?}");
+    done(&world.change(Change::Stop(target("pusher", Some(1)))).await);
+    assert_eq!(&all - &members().await, BTreeSet::from(["pusher/1".to_owned()]));
+    done(&world.change(restart("edge")).await);
+    done(&world.change(Change::Start(target("pusher", Some(1)))).await);
+    assert_eq!(members().await, all, "a restart is no reason to leave");
+    world.behave("edge", "deaf");
+    done(&world.change(restart("edge")).await);
+    world.signal(Signal::SIGTERM);
+    assert!(!members().await.contains("edge/0"), "it has no successor");
+    world.signal(Signal::SIGTERM);
+    world.ended().await;
 }
 
 #[tokio::test]

@@ -21,8 +21,8 @@ pub enum Fault {
     Cut,
     /// Another failure of the transport.
     Transport(String),
-    /// An HTTP status other than 2xx.
-    Http(u16),
+    /// An HTTP status other than 2xx, and its body.
+    Http(u16, String),
     /// A gRPC status other than OK.
     Grpc(i32, String),
     /// No answer within the load's patience.
@@ -68,7 +68,7 @@ impl fmt::Display for Fault {
             Self::Closed => f.write_str("closed without an answer"),
             Self::Cut => f.write_str("cut in the answer"),
             Self::Transport(why) => write!(f, "transport: {why}"),
-            Self::Http(status) => write!(f, "HTTP {status}"),
+            Self::Http(status, body) => write!(f, "HTTP {status}: {body}"),
             Self::Grpc(code, message) => write!(f, "{:?}: {message}", tonic::Code::from(*code)),
             Self::TimedOut => f.write_str("timed out"),
             Self::Wrong(why) => write!(f, "wrong: {why}"),

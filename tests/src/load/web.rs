@@ -94,13 +94,19 @@ impl Caller {
         if answer.closes {
             self.connection = None;
         }
-        if (200..300).contains(&answer.status) { Ok(()) } else { Err((Fault::Http(answer.status), connected)) }
+        if (200..300).contains(&answer.status) {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&buffer[answer.body..]).into_owned();
+        Err((Fault::Http(answer.status, said), connected))
     }
 }
 
 struct Answer {
     status: u16,
     closes: bool,
+    /// Where it begins.
+    body: usize,
 }
 
 /// Writes the request and reads the answer to its end.
@@ -120,7 +126,7 @@ async fn ask(tap: &mut Tap, request: &[u8], buffer: &mut Vec<u8>) -> Result<Answ
         }
         if let Some(head) = Head::read(buffer)? {
             if buffer.len() == head.length + head.body {
-                return Ok(Answer { status: head.status, closes: head.closes });
+                return Ok(Answer { status: head.status, closes: head.closes, body: head.length });
             }
             if buffer.len() > (head.length + head.body).min(LONGEST) {
                 return Err(Fault::Wrong("more than one answer to one request".into()));

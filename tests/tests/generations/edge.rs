@@ -4,8 +4,10 @@ use gatehouse_proto::gateway::v1::gateway_client::GatewayClient;
 use gatehouse_tests::{
     Device,
     generations::load::{Crowd, Load},
+    http::Fresh,
     servers, wait,
 };
+use nix::sys::signal::Signal;
 
 use crate::house::{House, ROUNDS, summary};
 
@@ -46,11 +48,30 @@ async fn an_edge_that_drains_still_hears_of_revocations() {
     }
     let old = house.processes.pop().unwrap();
     house.add("edge").await;
-    old.signal(nix::sys::signal::Signal::SIGTERM);
+    old.signal(Signal::SIGTERM);
     device.revoke(&mut redis);
     wait::eventually("the revocation is known, wherever the command goes", async || {
         let status = client.execute_command(device.command("demo.echo", "x")).await.err()?;
         (status.message() == "device session is revoked").then_some(())
     })
     .await;
+}
+
+/// A connection that came just before the drain asks it still.
+#[tokio::test]
+async fn the_suite_is_ready_while_an_edge_drains_for_its_successor_and_not_when_it_has_none() {
+    for (pushers, while_it_drains) in [(Some(&[0][..]), 200), (None, 503)] {
+        let house = House::start(&["auditor", "pusher/0", "edge"], pushers).await;
+        let address = house.premises.address("http");
+        let mut guests = Vec::new();
+        // One to hear that the drain has begun, in one of these questions.
+        for _ in 0..500 {
+            guests.push(Fresh::connect(address).await.unwrap());
+        }
+        let mut ask = async |path| guests.pop().expect("the drain has begun by now").get(path).await.unwrap();
+        assert_eq!((ask("/readyz").await, ask("/health/ready").await), (200, 200));
+        house.processes.last().unwrap().signal(Signal::SIGTERM);
+        while ask("/readyz").await == 200 {}
+        assert_eq!(ask("/health/ready").await, while_it_drains);
+    }
 }
