@@ -123,8 +123,8 @@ async fn open(process: Process, config: Config, before: Option<&mut Before>) -> 
     Ok(Some((parts, left)))
 }
 
-/// The sockets of all slots and of what is left running: handed on, taken from these processes, or bound. When the kernel keeps them from us, these
-/// processes are ended first, and the sockets bound anew. `None`: it took so long that we were asked to stop.
+/// The sockets of all slots and of what is left running: handed on, taken from these processes, or bound. When the kernel keeps an address from us, those
+/// processes that hold it end first, and the others serve on. `None`: it took so long that we were asked to stop.
 async fn open_sockets(
     process: &Process,
     config: &Config,
@@ -133,22 +133,23 @@ async fn open_sockets(
     left: &mut Vec<Found>,
 ) -> anyhow::Result<Option<Sockets>> {
     let shared = process.shared();
-    let open = |left: &[Found]| {
+    loop {
         let slots: BTreeSet<_> = roll.iter().copied().chain(left.iter().map(Found::slot)).collect();
-        let pids: Vec<_> = left.iter().map(|found| found.pid).collect();
-        process.inherited(|inherited| Sockets::open(&config.listen, shared, &Vec::from_iter(slots), inherited, &pids))
-    };
-    let refused = match open(left) {
-        Err(OpenError::Refused(refused)) => refused,
-        opened => return Ok(Some(opened.map_err(Fatal::from)?)),
-    };
-    tracing::error!("{refused}. They are stopped now, and the suite starts anew");
-    let endings = left.iter().map(|found| adopt::end(lanes, found, shared.budgets.of(found.component.name())));
-    tokio::select! {
-        _ = join_all(endings) => {}
-        // Some of them may still hold our ports; the next start ends them.
-        () = process.shutdown().draining() => return Ok(None),
+        let orphans: Vec<_> = left.iter().map(|found| (found.component, found.pid)).collect();
+        let opened = process.inherited(|inherited| Sockets::open(&config.listen, shared, &Vec::from_iter(slots), inherited, &orphans));
+        let held = match opened {
+            Err(OpenError::Held(held)) => held,
+            opened => return Ok(Some(opened.map_err(Fatal::from)?)),
+        };
+        let (holders, others): (Vec<_>, Vec<_>) = left.drain(..).partition(|found| held.components.contains(&found.component));
+        let names: Vec<_> = holders.iter().map(|found| found.slot().to_string()).collect();
+        tracing::error!("{held}. {} must be stopped now and started anew; whoever else is there serves on", names.join(", "));
+        let endings = holders.iter().map(|found| adopt::end(lanes, found, shared.budgets.of(found.component.name())));
+        tokio::select! {
+            _ = join_all(endings) => {}
+            // Some of them may still hold our ports; the next start ends them.
+            () = process.shutdown().draining() => return Ok(None),
+        }
+        *left = others;
     }
-    left.clear();
-    Ok(Some(open(&[]).map_err(Fatal::from)?))
 }

@@ -7,6 +7,9 @@
 //!   LISTEN_FDS (a socket unit, the fd store, or the supervisor that executed us) ─▶ a living child of a dead supervisor ─▶ a new one, bound
 //! ```
 //!
+//! When the kernel keeps us from taking one from a living child, its local socket is bound anew at once, and the child replaced while it serves. A public
+//! address cannot be bound twice: of those that nobody hands on, the children that hold them end first, and only these.
+//!
 //! Nothing else binds, closes or unlinks one. A child that dies leaves its connections in the queue for the next, and so does a supervisor.
 
 mod bound;
@@ -15,7 +18,12 @@ mod place;
 mod store;
 mod takeover;
 
-use std::{collections::BTreeMap, io, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::fd::OwnedFd,
+    sync::Arc,
+};
 
 use gatehouse_chassis::{
     config::Shared,
@@ -33,7 +41,8 @@ use bound::Bound;
 pub(crate) use place::path_problem;
 use place::{Place, address_of};
 use store::Store;
-pub(crate) use takeover::Refused;
+pub(crate) use takeover::Held;
+use takeover::Refused;
 
 /// The socket of the operator's command.
 const CONTROL: &str = "control";
@@ -55,7 +64,7 @@ pub(crate) enum OpenError {
     /// Living children hold some of them, and the kernel keeps them from us. Nothing was bound or closed: when those children have ended, the same call
     /// binds anew.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Held(#[from] Held),
     /// Addresses that cannot be had; every problem.
     #[error("{0}")]
     Unusable(String),
@@ -78,25 +87,19 @@ struct Socket {
 }
 
 impl Sockets {
-    /// All that the configuration and `roll` ask for. `orphans` are the pids of the children that a dead supervisor has left and that go on serving.
+    /// All that the configuration and `roll` ask for. `orphans` are the children that a dead supervisor has left and that go on serving, by their pids.
     pub(crate) fn open(
         listen: &Listen,
         shared: &Arc<Shared>,
         roll: &[SlotId],
         inherited: &mut Inherited,
-        orphans: &[u32],
+        orphans: &[(Component, u32)],
     ) -> Result<Self, OpenError> {
         let wanted = wanted(listen, shared, roll);
         let (mut bound, mut store) = (Bound::open(&shared.runtime_dir), Store::default());
         let mut have = take_inherited(&wanted, inherited, &mut bound, &mut store);
         let missing: Vec<_> = wanted.iter().filter(|wanted| !have.contains_key(&wanted.name)).collect();
         let (found, refused) = takeover::find(&missing, orphans);
-        if let Some(refused) = refused {
-            for (name, fd) in have {
-                inherited.insert(&name, fd);
-            }
-            return Err(refused.into());
-        }
         for (name, fd) in found {
             if missing.iter().any(|wanted| wanted.name == name && wanted.is_reached(&bound, &fd)) {
                 tracing::info!(socket = name, "taken over from a child of the last supervisor");
@@ -104,15 +107,31 @@ impl Sockets {
             }
         }
         let mut this = Self { all: Vec::new(), bound, store, shared: Arc::clone(shared) };
-        let mut problems = Vec::new();
+        let (mut problems, mut held, mut kept_from_us) = (Vec::new(), Vec::new(), Vec::new());
         for wanted in wanted {
             let had = have.remove(&wanted.name);
-            problems.extend(this.add(wanted, had).err());
+            if had.is_none() && refused.is_some() && this.is_lent_already(&wanted) {
+                kept_from_us.push(wanted);
+                continue;
+            }
+            let holders = if refused.is_some() { this.holders(&wanted, orphans) } else { BTreeSet::new() };
+            match this.add(wanted.clone(), had) {
+                Err(_) if !holders.is_empty() => held.push((wanted, holders)),
+                added => problems.extend(added.err()),
+            }
         }
-        if problems.is_empty() {
-            this.store.check();
-            return Ok(this);
-        }
+        let error = match (problems.is_empty(), refused) {
+            (true, Some(refused)) if !held.is_empty() => held_by(held, refused).into(),
+            (true, refused) => match this.bind_anew(kept_from_us, refused) {
+                Ok(()) => {
+                    this.note_public();
+                    this.store.check();
+                    return Ok(this);
+                }
+                Err(problem) => OpenError::Unusable(problem),
+            },
+            (false, _) => OpenError::Unusable(problems.join("; ")),
+        };
         // As if we had not been here.
         for socket in this.all.drain(..) {
             if socket.is_new {
@@ -122,7 +141,40 @@ impl Sockets {
                 inherited.insert(&socket.wanted.name, socket.fd);
             }
         }
-        Err(OpenError::Unusable(problems.join("; ")))
+        Err(error)
+    }
+
+    /// Whether a supervisor before has bound its path. Whoever listens there is a child of it.
+    fn is_lent_already(&self, wanted: &Wanted) -> bool {
+        matches!(&wanted.place, Place::Unix(path) if self.bound.is_ours(path))
+    }
+
+    /// Which of these children keep us from that address.
+    fn holders(&self, wanted: &Wanted, orphans: &[(Component, u32)]) -> BTreeSet<Component> {
+        let Place::Tcp(address) = wanted.place else { return BTreeSet::new() };
+        let Some(name) = self.bound.name_of(&holder::inodes(address)) else { return BTreeSet::new() };
+        orphans.iter().map(|(component, _)| *component).filter(|component| component.public_sockets().contains(&name)).collect()
+    }
+
+    /// Paths that lead to sockets of living children, which the kernel keeps from us: from now on they lead to new ones.
+    fn bind_anew(&mut self, kept_from_us: Vec<Wanted>, refused: Option<Refused>) -> Result<(), String> {
+        if let Some(refused) = refused {
+            tracing::warn!("{refused}. Local sockets are bound anew, and who listens on others is replaced while it serves");
+        }
+        for wanted in kept_from_us {
+            if let Place::Unix(path) = &wanted.place {
+                // Bound over in any case; one that is still there says so.
+                let _absent = fs::remove_file(path);
+            }
+            self.add(wanted, None)?;
+        }
+        Ok(())
+    }
+
+    fn note_public(&mut self) {
+        for socket in self.all.iter().filter(|socket| socket.is_new && matches!(socket.wanted.place, Place::Tcp(_))) {
+            self.bound.note_public(&socket.wanted.name, &socket.fd);
+        }
     }
 
     fn add(&mut self, wanted: Wanted, had: Option<OwnedFd>) -> Result<(), String> {
@@ -275,13 +327,18 @@ fn take_inherited(wanted: &[Wanted], inherited: &mut Inherited, bound: &mut Boun
     have
 }
 
+fn held_by(held: Vec<(Wanted, BTreeSet<Component>)>, refused: Refused) -> Held {
+    let addresses = held.iter().map(|(wanted, _)| format!("listen.{}: {}", wanted.name, wanted.place)).collect();
+    Held { addresses, components: held.into_iter().flat_map(|(_, components)| components).collect(), refused }
+}
+
 fn is_ours(name: &str) -> bool {
     PUBLIC.contains(&name) || name == CONTROL || name.starts_with("local.")
 }
 
 impl From<OpenError> for Fatal {
     fn from(error: OpenError) -> Self {
-        let code = if matches!(error, OpenError::Refused(_)) { exit::TRY_AGAIN } else { exit::CONFIG };
+        let code = if matches!(error, OpenError::Held(_)) { exit::TRY_AGAIN } else { exit::CONFIG };
         Self { code, message: error.to_string() }
     }
 }

@@ -1,8 +1,10 @@
-//! Which local sockets were bound by a supervisor of this boot, this one or one before it: `{runtime_dir}/sockets.json`.
+//! Which sockets were bound by a supervisor of this boot, this one or one before it: `{runtime_dir}/sockets.json`.
 //!
 //! A socket that was handed on by systemd or taken from a child knows the path that it was bound to, but not whether that path still leads to it: the
 //! directory may have been swept, or another socket bound there since. The kernel does not tell without privileges, so what we bind is written down:
 //! the socket's inode, and the inode and birth of its path. What is not written down was bound by somebody else, and is never unlinked by us.
+//!
+//! Of public sockets the inode is written down, too: so that an address which is in use is known to be in use by a child that was lent it.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +23,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug)]
 pub(crate) struct Bound {
     file: PathBuf,
-    entries: BTreeMap<PathBuf, Entry>,
+    record: Record,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Record {
+    local: BTreeMap<PathBuf, Entry>,
+    /// The sockets' inodes, by name.
+    public: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,15 +54,33 @@ impl Bound {
     /// What the supervisor before us wrote; nothing, when it wrote nothing that can be read.
     pub(crate) fn open(runtime_dir: &Path) -> Self {
         let file = runtime_dir.join("sockets.json");
-        let entries = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        Self { file, entries }
+        let record = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        Self { file, record }
+    }
+
+    /// We have bound this public one.
+    pub(crate) fn note_public(&mut self, name: &str, socket: &OwnedFd) {
+        if let Ok(inode) = inode(socket) {
+            self.record.public.insert(name.to_owned(), inode);
+            self.write();
+        }
+    }
+
+    /// The name under which one of these public sockets was bound by us.
+    pub(crate) fn name_of(&self, inodes: &[u64]) -> Option<&str> {
+        self.record.public.iter().find(|(_, inode)| inodes.contains(inode)).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether what stands under that path was bound by us.
+    pub(crate) fn is_ours(&self, path: &Path) -> bool {
+        self.record.local.get(path).is_some_and(|entry| identity(path).is_ok_and(|found| found == entry.path))
     }
 
     /// We have bound this one.
     pub(crate) fn note(&mut self, path: &Path, socket: &OwnedFd) {
         match inode(socket).and_then(|socket| Ok(Entry { socket, path: identity(path)? })) {
             Ok(entry) => {
-                self.entries.insert(path.to_owned(), entry);
+                self.record.local.insert(path.to_owned(), entry);
                 self.write();
             }
             Err(error) => tracing::warn!(%error, "{} not noted; it will not be unlinked", path.display()),
@@ -74,19 +102,19 @@ impl Bound {
                 // Somebody was quicker.
                 let _absent = fs::remove_file(path);
             }
-            self.entries.remove(path);
+            self.record.local.remove(path);
             self.write();
         }
     }
 
     fn entry(&self, path: &Path, socket: &OwnedFd) -> Option<&Entry> {
         let inode = inode(socket).ok()?;
-        self.entries.get(path).filter(|entry| entry.socket == inode)
+        self.record.local.get(path).filter(|entry| entry.socket == inode)
     }
 
     fn write(&self) {
         let draft = self.file.with_extension("json.new");
-        let written = serde_json::to_vec(&self.entries).map_err(io::Error::other).and_then(|bytes| fs::write(&draft, bytes));
+        let written = serde_json::to_vec(&self.record).map_err(io::Error::other).and_then(|bytes| fs::write(&draft, bytes));
         if let Err(error) = written.and_then(|()| fs::rename(&draft, &self.file)) {
             tracing::warn!(%error, "{} not written; the next supervisor will not know which sockets are its own", self.file.display());
         }
@@ -140,13 +168,13 @@ mod tests {
         assert!(bound.leads_to(&path, &second));
         bound.unlink(&path, &second);
         assert!(!path.exists() && !bound.leads_to(&path, &second));
-        assert!(Bound::open(dir.path()).entries.is_empty());
+        assert!(Bound::open(dir.path()).record.local.is_empty());
     }
 
     #[test]
     fn a_record_of_no_sense_knows_nothing() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("sockets.json"), "{").unwrap();
-        assert!(Bound::open(dir.path()).entries.is_empty());
+        assert!(Bound::open(dir.path()).record.local.is_empty());
     }
 }

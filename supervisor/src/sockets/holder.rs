@@ -7,15 +7,24 @@ use std::{
 
 use nix::unistd::{Uid, User};
 use procfs::{
-    net::TcpState,
+    net::{TcpNetEntry, TcpState},
     process::{FDTarget, Process},
 };
 
 /// The holder of whatever keeps us from listening there, as well as it can be known.
 pub(crate) fn of(address: SocketAddr) -> Option<String> {
-    let entries = [procfs::net::tcp(), procfs::net::tcp6()].into_iter().flatten().flatten();
-    let entry = entries.filter(|entry| entry.state == TcpState::Listen).find(|entry| collide(entry.local_address, address))?;
+    let entry = colliding(address).next()?;
     Some(process(entry.inode).unwrap_or_else(|| format!("a process of {}", user(entry.uid))))
+}
+
+/// The sockets that keep us from listening there.
+pub(crate) fn inodes(address: SocketAddr) -> Vec<u64> {
+    colliding(address).map(|entry| entry.inode).collect()
+}
+
+fn colliding(address: SocketAddr) -> impl Iterator<Item = TcpNetEntry> {
+    let entries = [procfs::net::tcp(), procfs::net::tcp6()].into_iter().flatten().flatten();
+    entries.filter(move |entry| entry.state == TcpState::Listen && collide(entry.local_address, address))
 }
 
 /// The holder of a socket that is bound to that path.

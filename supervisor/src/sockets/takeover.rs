@@ -2,13 +2,20 @@
 //!
 //! The kernel allows it to whoever may trace the child: the same user, unless `kernel.yama.ptrace_scope` says otherwise, or one with `CAP_SYS_PTRACE`.
 //! Components do not declare a tracer (`PR_SET_PTRACER`): the next supervisor's pid is not known in advance, and to allow every process of the user would
-//! open the signer's key to all of them. Where it is refused there is systemd's fd store, or a start that drains the left-over processes first.
+//! open the signer's key to all of them. Where it is refused there is systemd's fd store. Without it, local sockets are bound anew and their components replaced
+//! while they serve; only who holds an address that cannot be bound twice has to end first ([`Held`]).
 
-use std::{collections::BTreeMap, fs, io, os::fd::OwnedFd};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::fd::OwnedFd,
+};
 
+use nix::libc;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::Wanted;
+use crate::component::Component;
 
 /// The first descriptor that a child was lent.
 const FIRST_FD: i32 = 3;
@@ -16,8 +23,8 @@ const FIRST_FD: i32 = 3;
 /// The kernel keeps us from looking.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the sockets of {process}, which a supervisor that died has left behind, cannot be taken over: {cause}{scope}. Two ways out: run under systemd with \
-     FileDescriptorStoreMax= in the unit, which keeps the sockets; or stop the left-over processes, so that the sockets can be bound anew"
+    "the sockets of {process}, which a supervisor that died has left behind, cannot be taken over: {cause}{scope}; under systemd, FileDescriptorStoreMax= \
+     in the unit would have kept them"
 )]
 pub(crate) struct Refused {
     process: String,
@@ -26,16 +33,31 @@ pub(crate) struct Refused {
     cause: io::Error,
 }
 
+/// Addresses that living children hold, and nobody can listen on beside them.
+#[derive(Debug, thiserror::Error)]
+#[error("{refused}. {} cannot be bound beside them", addresses.join(", "))]
+pub(crate) struct Held {
+    /// `listen.http: 127.0.0.1:8080`.
+    pub(super) addresses: Vec<String>,
+    /// Whose processes have to end.
+    pub(crate) components: BTreeSet<Component>,
+    #[source]
+    pub(super) refused: Refused,
+}
+
 /// What of `wanted` these processes hold, by name. The refusal of one is told only if something is found with nobody.
-pub(crate) fn find(wanted: &[&Wanted], orphans: &[u32]) -> (BTreeMap<String, OwnedFd>, Option<Refused>) {
+pub(crate) fn find(wanted: &[&Wanted], orphans: &[(Component, u32)]) -> (BTreeMap<String, OwnedFd>, Option<Refused>) {
     let (mut found, mut refused) = (BTreeMap::new(), None);
-    for &pid in orphans {
+    for &(_, pid) in orphans {
         if found.len() == wanted.len() {
             return (found, None);
         }
         match search(pid, wanted, &mut found) {
-            Err(cause) if matches!(cause.kind(), io::ErrorKind::PermissionDenied) => refused = Some(Refused::of(pid, cause)),
-            Err(error) => tracing::debug!(child.pid = pid, %error, "its sockets cannot be looked for; it has ended"),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => {
+                tracing::debug!(child.pid = pid, %error, "its sockets cannot be looked for; it has ended");
+            }
+            // Also by a kernel, or a filter of system calls, that does not know the call.
+            Err(cause) => refused = Some(Refused::of(pid, cause)),
             Ok(()) => {}
         }
     }
@@ -46,8 +68,8 @@ pub(crate) fn find(wanted: &[&Wanted], orphans: &[u32]) -> (BTreeMap<String, Own
 fn search(pid: u32, wanted: &[&Wanted], found: &mut BTreeMap<String, OwnedFd>) -> io::Result<()> {
     let known = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no such pid"))?;
     let pidfd = pidfd_open(known, PidfdFlags::empty())?;
-    let lent = lent_names(pid)?;
-    for number in open_sockets(pid)? {
+    let (sockets, lent) = (open_sockets(pid)?, lent_names(pid)?);
+    for number in sockets {
         if found.len() == wanted.len() {
             break;
         }
@@ -72,9 +94,18 @@ fn search(pid: u32, wanted: &[&Wanted], found: &mut BTreeMap<String, OwnedFd>) -
 
 /// Numbers of the sockets that it has open, those that it was lent first.
 fn open_sockets(pid: u32) -> io::Result<Vec<i32>> {
-    let open = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
-    let sockets = open.filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target.to_string_lossy().starts_with("socket:")));
-    let mut numbers: Vec<i32> = sockets.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
+        match fs::read_link(entry.path()) {
+            Ok(target) if target.to_string_lossy().starts_with("socket:") => {
+                numbers.extend(entry.file_name().to_str().and_then(|number| number.parse::<i32>().ok()));
+            }
+            // Its descriptors may be listed for us, and yet not be looked at.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            // Another kind, or closed meanwhile.
+            _ => {}
+        }
+    }
     numbers.sort_unstable();
     Ok(numbers)
 }

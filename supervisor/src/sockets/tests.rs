@@ -34,7 +34,7 @@ impl House {
         Self { dir, shared, listen: Listen { http: any, grpc: any, admin: None, push: None } }
     }
 
-    fn open(&self, inherited: &mut Inherited, orphans: &[u32]) -> Result<Sockets, OpenError> {
+    fn open(&self, inherited: &mut Inherited, orphans: &[(Component, u32)]) -> Result<Sockets, OpenError> {
         Sockets::open(&self.listen, &self.shared, &roll(&self.shared, 2), inherited, orphans)
     }
 
@@ -83,7 +83,12 @@ fn living_children_of_a_dead_supervisor_give_their_sockets_and_keep_them() {
     let _queued = TcpStream::connect(&http).unwrap();
 
     // One that has gone meanwhile is passed over.
-    let next = house.open(&mut Inherited::default(), &[u32::MAX >> 1, admin.0.id(), edge.0.id()]).unwrap();
+    let next = house
+        .open(
+            &mut Inherited::default(),
+            &[(Component::Edge, u32::MAX >> 1), (Component::Admin, admin.0.id()), (Component::Edge, edge.0.id())],
+        )
+        .unwrap();
     assert_eq!((address(&next, "http"), address(&next, "grpc")), (http.clone(), grpc));
     assert_eq!(house.inode("edge.sock"), edge_sock, "the edge still listens there");
     assert_ne!(house.inode("pusher-0.sock"), pusher_sock, "nobody did");
@@ -100,22 +105,23 @@ fn a_child_whose_path_is_gone_is_told_apart_for_nobody_reaches_it() {
     let edge = Holder::of(&first, Component::Edge);
     drop(first);
     fs::remove_file(house.dir.path().join("edge.sock")).unwrap();
-    let next = house.open(&mut Inherited::default(), &[edge.0.id()]).unwrap();
+    let next = house.open(&mut Inherited::default(), &[(Component::Edge, edge.0.id())]).unwrap();
     assert!(next.is_new(Component::Edge, 0));
     UnixStream::connect(house.dir.path().join("edge.sock")).unwrap();
 }
 
 #[test]
-fn what_the_kernel_refuses_is_said_with_both_ways_out_and_nothing_is_touched() {
-    let house = House::new();
+fn what_the_kernel_refuses_is_bound_anew_but_for_an_address_that_its_holder_keeps() {
+    let mut house = House::new();
     let first = house.open(&mut Inherited::default(), &[]).unwrap();
     let edge = Holder::of(&first, Component::Edge);
     let handed_on = |name| first.handed_on().unwrap().into_iter().find(|(found, _)| found == name).unwrap().1;
-    let (http, inode) = (address(&first, "http"), house.inode("edge.sock"));
+    let (http, grpc, inode) = (address(&first, "http"), address(&first, "grpc"), house.inode("edge.sock"));
     let mut inherited = Inherited::of([("http", handed_on("http"))]);
     drop(first);
     // Whoever has no privileges may not look into a process that has some; without any (not root) nothing of pid 1 may be seen.
-    let refused = thread::scope(|scope| {
+    let other = if nix::unistd::geteuid().is_root() { edge.0.id() } else { 1 };
+    let mut open = |house: &House| {
         let open = || {
             let none = CapabilitySets {
                 effective: CapabilitySet::empty(),
@@ -123,24 +129,33 @@ fn what_the_kernel_refuses_is_said_with_both_ways_out_and_nothing_is_touched() {
                 inheritable: CapabilitySet::empty(),
             };
             set_capabilities(None, none).unwrap();
-            let other = if nix::unistd::geteuid().is_root() { edge.0.id() } else { 1 };
-            house.open(&mut inherited, &[other]).unwrap_err()
+            house.open(&mut inherited, &[(Component::Auditor, other), (Component::Edge, other)])
         };
-        scope.spawn(open).join().unwrap()
-    });
-    assert!(matches!(refused, OpenError::Refused(_)), "{refused}");
-    let words = refused.to_string();
-    for part in ["cannot be taken over", "FileDescriptorStoreMax=", "stop the left-over processes"] {
+        thread::scope(|scope| scope.spawn(open).join().unwrap())
+    };
+    house.listen.grpc = ListenAddr(grpc.parse().unwrap());
+    let OpenError::Held(held) = open(&house).unwrap_err() else { panic!("the edge has it") };
+    let words = held.to_string();
+    for part in ["cannot be taken over", "FileDescriptorStoreMax=", &format!("listen.grpc: {grpc} cannot be bound beside them")] {
         assert!(words.contains(part), "{part} in {words}");
     }
-    assert_eq!(Fatal::from(refused).code, exit::TRY_AGAIN);
-    assert_eq!(house.inode("edge.sock"), inode);
+    assert_eq!(held.components, BTreeSet::from([Component::Edge]));
+    assert_eq!(house.inode("edge.sock"), inode, "nothing is touched");
 
-    // They have ended: what was inherited is still there, the rest is bound.
-    drop(edge);
-    let next = house.open(&mut inherited, &[]).unwrap();
-    assert_eq!(address(&next, "http"), http);
+    // What a stranger has is no reason to end anybody.
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    house.listen.grpc = ListenAddr(stranger.local_addr().unwrap());
+    let error = open(&house).unwrap_err();
+    assert!(matches!(&error, OpenError::Unusable(why) if why.starts_with("listen.grpc: ")), "{error}");
+    assert_eq!(house.inode("edge.sock"), inode, "nothing is touched");
+
+    // One that can be bound beside the old one.
+    house.listen.grpc = ListenAddr("127.0.0.1:0".parse().unwrap());
+    let next = open(&house).unwrap();
+    assert_eq!(address(&next, "http"), http, "it was handed on");
     assert_ne!(house.inode("edge.sock"), inode);
+    assert!(next.is_new(Component::Edge, 0));
+    drop(edge);
 }
 
 #[test]

@@ -18,5 +18,6 @@ mod restart;
 mod start;
 mod store;
 mod systemd;
+mod takeover;
 mod upgrade;
 mod world;

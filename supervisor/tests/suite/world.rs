@@ -29,6 +29,7 @@ pub struct World {
     supervisor: Option<Child>,
     env: Vec<(String, String)>,
     config: String,
+    may_trace: bool,
 }
 
 impl World {
@@ -50,7 +51,7 @@ impl World {
             ("LOG_FORMAT", "json".to_owned()),
         ];
         let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
-        Self { dir, supervisor: None, env, config: String::new() }
+        Self { dir, supervisor: None, env, config: String::new(), may_trace: true }
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -61,6 +62,12 @@ impl World {
 
     pub fn config(mut self, text: &str) -> Self {
         text.clone_into(&mut self.config);
+        self
+    }
+
+    /// From the next supervisor on. The children of one that might are kept from it, as Yama keeps them from whoever is not root. Root alone can test it.
+    pub fn may_not_trace(mut self) -> Self {
+        self.may_trace = false;
         self
     }
 
@@ -76,7 +83,11 @@ impl World {
     pub fn command(&self) -> Command {
         let config = self.path("gateway.toml");
         fs::write(&config, &self.config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gatehouse-supervisor"));
+        let supervisor = env!("CARGO_BIN_EXE_gatehouse-supervisor");
+        let mut command = Command::new(if self.may_trace { supervisor } else { "setpriv" });
+        if !self.may_trace {
+            command.args(["--bounding-set=-sys_ptrace,-perfmon,-sys_admin", "--", supervisor]);
+        }
         command.arg("--config").arg(config).env_clear().envs(self.env.iter().cloned()).stdin(Stdio::null());
         command
     }

@@ -55,7 +55,7 @@ impl World {
         ];
         let mut reader = Reader::new(Source::of("", &env));
         let (shared, config) = (Arc::new(Shared::read(&mut reader).unwrap()), Config::read(&mut reader).unwrap());
-        let orphans: Vec<_> = self.found().iter().map(|found| found.pid).collect();
+        let orphans: Vec<_> = self.found().iter().map(|found| (found.component, found.pid)).collect();
         let sockets = Sockets::open(&config.listen, &shared, &roll(&shared, 2), &mut Inherited::default(), &orphans).unwrap();
         let binaries = Binaries::pin(self.0.path()).unwrap();
         let output = Output::open(&config.logs, &shared, &Metrics::new("supervisor", 0));
