@@ -8,6 +8,7 @@
 mod build;
 
 use std::{
+    collections::BTreeMap,
     env,
     fs::File,
     io::{self, Read as _, Seek as _},
@@ -80,6 +81,23 @@ impl Binaries {
         pinned.map(|(_, pinned)| Rc::clone(pinned)).ok_or_else(|| io::Error::other("no binary of ours"))
     }
 
+    /// The build of each, by the component's name.
+    pub(crate) fn builds(&self) -> BTreeMap<String, String> {
+        self.0.iter().map(|(component, pinned)| (component.name().to_owned(), pinned.build.clone())).collect()
+    }
+
+    /// From now on those builds, where they can be had: from a process that executes one, whatever became of its file, or from the directory.
+    pub(crate) fn go_back(&mut self, builds: &BTreeMap<String, String>, directory: &Path, running: impl Fn(Component) -> Vec<u32>) {
+        for (component, pinned) in &mut self.0 {
+            let Some(build) = builds.get(component.name()).filter(|build| !is_build(&pinned.build, build)) else { continue };
+            let executed = running(*component).into_iter().map(|pid| PathBuf::from(format!("/proc/{pid}/exe")));
+            let mut found = executed.chain([directory.join(file_name(*component))]).filter_map(|path| Pinned::open(&path).ok());
+            if let Some(before) = found.find(|found| is_build(&found.build, build)) {
+                *pinned = Rc::new(Pinned { build: build.clone(), ..before });
+            }
+        }
+    }
+
     /// From now on the file that this process executes: an adopted one comes back as what it was, whatever lies in the directory by now.
     pub(crate) fn pin_running(&mut self, component: Component, pid: u32, build: &str) -> io::Result<()> {
         let entry = self.0.iter_mut().find(|(ours, _)| *ours == component).ok_or_else(|| io::Error::other("no binary of ours"))?;
@@ -112,7 +130,6 @@ impl Pinned {
     /// Whether that process executes this file, and not one with the same content: that may be removed one day. A script's process executes its interpreter, and
     /// is told by its build, whatever version that was told under.
     pub(crate) fn is_run_by(&self, pid: u32, build: &str) -> bool {
-        let id = |build: &str| build.rsplit_once('(').map(|(_, id)| id.to_owned());
         let is_same_file = |fd: &OwnedFd| {
             let (ours, theirs) = (rustix::fs::fstat(fd)?, rustix::fs::stat(format!("/proc/{pid}/exe"))?);
             rustix::io::Result::Ok((ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
@@ -120,7 +137,7 @@ impl Pinned {
         match &self.program {
             // One that has just ended will be started from here.
             Program::Open(fd) => is_same_file(fd).unwrap_or(true),
-            Program::Script(_) => id(build) == id(&self.build),
+            Program::Script(_) => is_build(build, &self.build),
         }
     }
 
@@ -162,6 +179,12 @@ pub(crate) fn build_of(pid: u32) -> String {
 pub(crate) fn own_build() -> String {
     let id = File::open("/proc/self/exe").and_then(|file| build::id(&file));
     id.map_or_else(|_| env!("CARGO_PKG_VERSION").to_owned(), |id| with_version(&id))
+}
+
+/// Whether both are the same, whatever version they were told under.
+pub(crate) fn is_build(one: &str, other: &str) -> bool {
+    let id = |build: &str| build.rsplit_once('(').map(|(_, id)| id.to_owned());
+    id(one).is_some() && id(one) == id(other)
 }
 
 /// A program by path or, without a slash, in PATH.

@@ -13,10 +13,11 @@
 //! ```
 //!
 //! What is handed on goes by name, as `LISTEN_FDS`: the sockets, the locks, and the binaries from before the upgrade, for by then other files may stand under
-//! their names; on the way back also why, for the disk may be full. A supervisor that is killed in the middle leaves a note in the state file, and the next one
-//! says so.
+//! their names; on the way back also why, for the disk may be full. A supervisor that dies in the middle leaves a note in the state file, and nothing is handed
+//! on: the next one, whatever it is, rolls back those who run another build than before, with binaries that it has to find.
 
 use std::{
+    collections::BTreeMap,
     env,
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
@@ -56,6 +57,9 @@ pub(crate) struct Upgrade {
     pub(crate) directory: PathBuf,
     /// Where those before did.
     pub(crate) before: PathBuf,
+    /// What ran before, by the components' names, and `supervisor`.
+    #[serde(default)]
+    pub(crate) builds: BTreeMap<String, String>,
     /// It has failed, and why.
     pub(crate) back: Option<String>,
 }

@@ -63,6 +63,35 @@ fn an_adopted_process_comes_back_as_the_file_that_it_executes() {
 }
 
 #[test]
+fn a_build_from_before_is_had_from_its_directory_or_from_whoever_still_executes_it() {
+    let _turn = forks::blocking_turn();
+    let (dir, before) = (directory_of("/bin/sleep"), directory_of("/bin/sleep"));
+    let old = Binaries::pin(dir.path()).unwrap();
+    let mut running = old.of(Component::Edge).unwrap().command(Component::Edge).arg("60").spawn().unwrap();
+    for component in Component::OURS {
+        let path = dir.path().join(file_name(component));
+        fs::remove_file(&path).unwrap();
+        fs::copy("/bin/false", &path).unwrap();
+    }
+    let pids = |component| if component == Component::Edge { vec![running.id()] } else { Vec::new() };
+    let mut next = Binaries::pin(dir.path()).unwrap();
+    let new = next.builds();
+    next.go_back(&old.builds(), dir.path(), pids);
+    for component in Component::OURS {
+        let name = component.name();
+        let expected = if component == Component::Edge { &old.builds()[name] } else { &new[name] };
+        assert_eq!(&next.builds()[name], expected, "nobody else runs, and the directory has another");
+    }
+    next.go_back(&old.builds(), before.path(), pids);
+    assert_eq!(next.builds(), old.builds());
+    running.kill().unwrap();
+    running.wait().unwrap();
+    for component in [Component::Edge, Component::Pusher] {
+        assert_eq!(next.of(component).unwrap().command(component).arg("0").status().unwrap().code(), Some(0), "sleep, and not false");
+    }
+}
+
+#[test]
 fn a_process_has_the_name_of_its_component() {
     let _turn = forks::blocking_turn();
     let dir = directory_of("/bin/cat");

@@ -189,7 +189,7 @@ impl Suite {
             }
         };
         let serves = matches!(slot.machine.state(), State::Starting { .. } | State::Ready { .. });
-        if task == Task::Start && serves {
+        if (task == Task::Start && serves) || (task == Task::Back && self.has_gone_back(current.slot)) {
             current.to = Some(slot.machine.lead());
             return;
         }

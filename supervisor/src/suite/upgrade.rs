@@ -1,8 +1,11 @@
 //! An upgrade, carried out: the check and the handing over on one side, the roll and the way back on the other. See [`crate::upgrade`].
 
-use std::{io, os::fd::OwnedFd, path::PathBuf, time::Duration};
+mod undo;
+
+use std::{collections::BTreeMap, io, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 use futures_util::FutureExt as _;
+use gatehouse_proto::internal::v1::Step;
 
 use super::{
     Suite,
@@ -20,6 +23,8 @@ use crate::{
 
 /// What was read and not written yet has so long to be written.
 const HAND_OVER: Duration = Duration::from_secs(5);
+/// Among the builds from before: the supervisor's.
+const OWN: &str = "supervisor";
 /// Of the scheduler, until every task that was woken has run.
 const TURNS: usize = 8;
 
@@ -90,7 +95,7 @@ impl Suite {
         };
         kept.extend(binaries);
         job.statuses().into_iter().for_each(|status| self.parts.ends.desk.publish(status));
-        self.parts.state.note_upgrade(Some(Upgrade { directory, before, back: None }));
+        self.parts.state.note_upgrade(Some(Upgrade { directory, before, builds: self.builds(), back: None }));
         self.remember();
         let why = if self.parts.state.is_written() {
             tracing::info!(program = %program.display(), "the new supervisor takes over");
@@ -151,12 +156,23 @@ impl Suite {
             self.jobs.begin(Job::new(orders, Task::Roll, slots));
             return;
         }
-        let died = "the supervisor ended in the middle; see `gatehouse status` for who runs which build";
-        let why = back.unwrap_or_else(|| under_way.back.map_or_else(|| died.to_owned(), |why| format!("{why}; {died}")));
+        let Some(why) = back else { return self.undo(orders, under_way) };
         self.parts.state.note_upgrade(None);
         self.parts.before = None;
-        let steps = orders.first().and_then(|order| self.parts.ends.desk.steps(&order.id)).unwrap_or_default();
+        let steps = self.steps_of(&orders);
         self.conclude(&Job { steps, failed: true, ..Job::new(orders, Task::Roll, []) }, &why);
+    }
+
+    /// What was done for them already, by a supervisor before.
+    fn steps_of(&self, orders: &[Order]) -> Vec<Step> {
+        orders.first().and_then(|order| self.parts.ends.desk.steps(&order.id)).unwrap_or_default()
+    }
+
+    /// Of all that runs, and ourselves.
+    fn builds(&self) -> BTreeMap<String, String> {
+        let mut builds = self.parts.launcher.binaries().borrow().builds();
+        builds.insert(OWN.to_owned(), self.build.clone());
+        builds
     }
 
     /// Every component runs the new build.
@@ -186,6 +202,9 @@ impl Suite {
 
     /// The components are what they were; so shall we be.
     pub(super) fn rolled_back(&mut self, job: Job) {
+        if self.parts.before.is_none() {
+            return self.undone(&job);
+        }
         let paused = self.parts.ends.desk.paused();
         self.next = Some(
             async move {

@@ -19,5 +19,6 @@ mod start;
 mod store;
 mod systemd;
 mod takeover;
+mod undo;
 mod upgrade;
 mod world;

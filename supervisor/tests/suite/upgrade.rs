@@ -29,35 +29,35 @@ const SUPERVISOR: &str = env!("CARGO_BIN_EXE_gatehouse-supervisor");
 const OURS: [&str; 5] = ["auditor-0", "pusher-0", "pusher-1", "edge-0", "admin-0"];
 
 /// Another release, in a directory of its own; its supervisor is the real one.
-fn release(world: &World) -> PathBuf {
+pub fn release(world: &World) -> PathBuf {
     let directory = fake::install_release(world.dir.path(), "next", "-next");
     fs::copy(SUPERVISOR, directory.join("gatehouse-supervisor")).unwrap();
     directory
 }
 
 /// Its supervisor is that script, and passes the check.
-fn with_supervisor(directory: &Path, script: &str) {
+pub fn with_supervisor(directory: &Path, script: &str) {
     let path = directory.join("gatehouse-supervisor");
     fs::remove_file(&path).unwrap();
     fs::write(&path, format!("#!/bin/sh\n[ \"$1\" = --check ] && exit 0\n{script}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-async fn begin(world: &World, directory: &Path) -> String {
+pub async fn begin(world: &World, directory: &Path) -> String {
     world.begin(Change::Upgrade(Upgrade { directory: directory.to_str().unwrap().to_owned() })).await
 }
 
-async fn upgrade(world: &World, directory: &Path) -> ChangeStatus {
+pub async fn upgrade(world: &World, directory: &Path) -> ChangeStatus {
     let id = begin(world, directory).await;
     world.verdict(&id).await
 }
 
-fn processes(status: &StatusResponse) -> Vec<(String, u32, u32, Option<u32>)> {
+pub fn processes(status: &StatusResponse) -> Vec<(String, u32, u32, Option<u32>)> {
     status.instances.iter().map(|of| (of.component.clone(), of.instance, of.generation, of.pid)).collect()
 }
 
 /// What was started last for that slot: `start` or `start-next`.
-fn last_start(world: &World, slot: &str) -> String {
+pub fn last_start(world: &World, slot: &str) -> String {
     let events = world.events();
     let mut starts = events.iter().filter_map(|event| event.strip_suffix(slot).filter(|what| what.starts_with("start")));
     starts.next_back().unwrap().trim().to_owned()
@@ -198,7 +198,8 @@ async fn a_new_supervisor_that_dies_at_once_costs_nothing_but_the_verdict() {
     assert_eq!(processes(&after), processes(&before));
     let verdict = world.verdict(&id).await;
     assert_eq!(verdict.state, "failed");
-    assert!(verdict.verdict.starts_with("the supervisor ended in the middle"), "{}", verdict.verdict);
+    let expected = "the supervisor ended in the middle; rolled back: every component is what it was before; the supervisor is 0.1.0 (";
+    assert!(verdict.verdict.starts_with(expected) && verdict.verdict.ends_with(", as before"), "{}", verdict.verdict);
     assert!(world.stop().await.success());
 }
 
