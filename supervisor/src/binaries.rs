@@ -112,7 +112,8 @@ impl Binaries {
 }
 
 impl Pinned {
-    fn open(path: &Path) -> io::Result<Self> {
+    /// That file.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         Self::of(File::open(path)?, path)
     }
 
@@ -141,17 +142,33 @@ impl Pinned {
         }
     }
 
-    /// Executes it under its usual name. Whoever adds descriptors keeps below [`FIRST_PIN`].
-    pub(crate) fn command(&self, component: Component) -> Command {
+    /// What to execute, while this is there.
+    pub(crate) fn program(&self) -> PathBuf {
         match &self.program {
             // The descriptor is closed by the exec, after the kernel has opened the file.
-            Program::Open(fd) => {
-                let mut command = Command::new(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-                command.arg0(file_name(component));
-                command
-            }
-            Program::Script(path) => Command::new(path),
+            Program::Open(fd) => format!("/proc/self/fd/{}", fd.as_raw_fd()).into(),
+            Program::Script(path) => path.clone(),
         }
+    }
+
+    /// The same, above all of that many descriptors that begin at `first`: those numbers are overwritten before it is executed.
+    pub(crate) fn above(&self, first: usize, count: usize) -> io::Result<Self> {
+        let program = match &self.program {
+            Program::Open(fd) => {
+                Program::Open(fcntl_dupfd_cloexec(fd, i32::try_from(first + count).map_err(io::Error::other)?.max(FIRST_PIN))?)
+            }
+            Program::Script(path) => Program::Script(path.clone()),
+        };
+        Ok(Self { program, build: self.build.clone() })
+    }
+
+    /// Executes it under its usual name. Whoever adds descriptors keeps below [`FIRST_PIN`].
+    pub(crate) fn command(&self, component: Component) -> Command {
+        let mut command = Command::new(self.program());
+        if matches!(self.program, Program::Open(_)) {
+            command.arg0(file_name(component));
+        }
+        command
     }
 }
 

@@ -89,7 +89,7 @@ async fn open(process: Process, config: Config, before: Option<&mut Before>) -> 
     let state = StateFile::open(&shared.state_dir, metrics.state_failures.clone());
     let binaries = match (before.as_deref(), state.upgrade()) {
         (Some(before), Some(upgrade)) if before.back().is_some() => before.binaries(&upgrade.before),
-        (Some(_), Some(upgrade)) => Binaries::pin(&upgrade.directory),
+        (Some(before), Some(upgrade)) => before.next(&upgrade.directory),
         _ => Binaries::pin(&binaries::directory()?),
     };
     let binaries = binaries.map_err(Fatal::config)?;

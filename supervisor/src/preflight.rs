@@ -1,10 +1,6 @@
 //! What must hold before anything is started: every component's configuration, asked of its own binary, and that there are binaries at all.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use futures_util::future::{OptionFuture, join_all};
 use gatehouse_chassis::{config::Shared, exit};
@@ -65,14 +61,16 @@ fn own(shared: &Shared, config: &Config) -> Vec<String> {
 async fn check(component: Component, config: Option<&Path>) -> Vec<String> {
     let name = binaries::file_name(component);
     match binaries::directory() {
-        Ok(dir) => problems(Command::new(dir.join(&name)), config, BOUND).await,
+        Ok(dir) => {
+            let path = dir.join(&name);
+            problems(&path, Command::new(&path), config, BOUND).await
+        }
         Err(error) => vec![format!("{name}: {error}")],
     }
 }
 
-/// What a binary of ours says to `--check`, one problem a line.
-pub(crate) async fn problems(mut command: Command, config: Option<&Path>, bound: Duration) -> Vec<String> {
-    let path = PathBuf::from(command.as_std().get_program());
+/// What a binary of ours says to `--check`, one problem a line. It is told under the name at `path`, however the command executes it.
+pub(crate) async fn problems(path: &Path, mut command: Command, config: Option<&Path>, bound: Duration) -> Vec<String> {
     let name = path.file_name().unwrap_or_default().display();
     command.arg("--check").stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
     if let Some(config) = config {

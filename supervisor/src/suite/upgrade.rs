@@ -13,12 +13,11 @@ use super::{
     slot::Slot,
 };
 use crate::{
-    binaries::{self, Binaries},
+    binaries,
     child::State,
     component::SlotId,
     control::{Change, Order},
-    reexec,
-    upgrade::{self, Before, Upgrade},
+    upgrade::{self, Before, Release, Upgrade},
 };
 
 /// What was read and not written yet has so long to be written.
@@ -31,8 +30,8 @@ const TURNS: usize = 8;
 /// What was prepared, and is to be executed now.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// The new supervisor in that directory.
-    New(PathBuf),
+    /// The new supervisor.
+    New(Box<Release>),
     /// The one before.
     Before,
 }
@@ -46,10 +45,10 @@ impl Suite {
         };
         let (paused, config) = (self.parts.ends.desk.paused(), self.parts.config.path.clone());
         let prepare = async move {
-            upgrade::check(directory.clone(), config).await?;
-            Binaries::pin(&directory)?;
+            let release = Release::open(directory)?;
+            release.check(config).await?;
             paused.await;
-            Ok(Next::New(directory))
+            Ok(Next::New(Box::new(release)))
         };
         self.next = Some(prepare.boxed_local());
         self.jobs.begin(Job::new(orders, Task::HandOver, []));
@@ -71,7 +70,7 @@ impl Suite {
                     }
                     let why = match next {
                         _ if self.parts.process.shutdown().is_draining() => "the suite drains".to_owned(),
-                        Next::New(directory) => self.execute_new(&job, directory),
+                        Next::New(release) => self.execute_new(&job, &release),
                         Next::Before => self.execute_before(),
                     };
                     self.parts.launcher.output().take_back();
@@ -85,7 +84,8 @@ impl Suite {
     }
 
     /// Returns if it cannot.
-    fn execute_new(&mut self, job: &Job, directory: PathBuf) -> String {
+    fn execute_new(&mut self, job: &Job, release: &Release) -> String {
+        let directory = release.directory.clone();
         let program = directory.join(upgrade::SUPERVISOR);
         let kept = binaries::directory()
             .and_then(|before| Ok((before, self.kept()?, upgrade::handed_on(&self.parts.launcher.binaries().borrow())?)));
@@ -99,7 +99,7 @@ impl Suite {
         self.remember();
         let why = if self.parts.state.is_written() {
             tracing::info!(program = %program.display(), "the new supervisor takes over");
-            format!("{} cannot be executed: {}", program.display(), reexec::exec(&program, &kept))
+            format!("{} cannot be executed: {}", program.display(), release.execute(kept))
         } else {
             "its note for the new supervisor cannot be written to the disk".to_owned()
         };

@@ -170,6 +170,36 @@ async fn what_does_not_pass_its_check_is_not_even_tried() {
     assert!(world.stop().await.success());
 }
 
+/// Asked for its check, that component does this first.
+fn meanwhile(directory: &Path, component: &str, command: &str) {
+    let path = directory.join(format!("gatehouse-{component}"));
+    let script = fs::read_to_string(&path).unwrap();
+    let (shell, rest) = script.split_once('\n').unwrap();
+    fs::write(&path, format!("{shell}\n[ \"$1\" != --check ] || {command}\n{rest}")).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_executed_is_what_was_checked_whatever_is_installed_meanwhile() {
+    let mut world = World::new();
+    let next = release(&world);
+    let (supervisor, draft, edge) = (next.join("gatehouse-supervisor"), next.join("draft"), next.join("gatehouse-edge"));
+    meanwhile(&next, "admin", &format!("{{ cp /bin/false '{0}' && mv '{0}' '{1}'; }}", draft.display(), supervisor.display()));
+    let before = world.ready().await;
+    let verdict = upgrade(&world, &next).await;
+    assert_eq!(verdict.state, "done", "{verdict:?}\n{}", world.read("stderr"));
+    assert_eq!(world.status().await.unwrap().pid, before.pid);
+    assert_eq!(fs::read(&supervisor).unwrap(), fs::read("/bin/false").unwrap(), "by now another one is there");
+    // A component that is another one by the time it was asked.
+    fs::remove_file(&supervisor).unwrap();
+    fs::copy(SUPERVISOR, &supervisor).unwrap();
+    meanwhile(&next, "admin", &format!("echo '# newer' >> '{}'", edge.display()));
+    let before = world.status().await.unwrap();
+    let verdict = upgrade(&world, &next).await;
+    assert_eq!((verdict.state.as_str(), verdict.verdict.as_str()), ("failed", "replaced while it was checked: edge"));
+    assert_eq!(processes(&world.status().await.unwrap()), processes(&before));
+    assert!(world.stop().await.success());
+}
+
 #[tokio::test]
 async fn a_new_supervisor_that_cannot_start_gives_the_place_back() {
     let mut world = World::new();
