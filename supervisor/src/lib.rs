@@ -83,7 +83,7 @@ async fn open(process: Process, config: Config, before: Option<&mut Before>) -> 
     // open: what must be ours alone before anything is touched
     let shared = Arc::clone(process.shared());
     let premises = process.inherited(|inherited| Premises::open(&shared, inherited))?;
-    let lanes = Lanes::open(&shared.runtime_dir).context("make the directory of the lanes")?;
+    let lanes = Lanes::open(&shared.runtime_dir, &shared.state_dir).context("make the directory of the lanes")?;
     let mut left = adopt::find(&lanes);
     let metrics = SuiteMetrics::new(process.metrics());
     let state = StateFile::open(&shared.state_dir, metrics.state_failures.clone());

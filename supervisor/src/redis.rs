@@ -33,7 +33,7 @@ pub(crate) struct Embedded {
 impl Embedded {
     /// Makes its directory and, once, its password.
     pub(crate) fn open(shared: &Shared, binary: &Path) -> anyhow::Result<Self> {
-        let data = shared.state_dir.join("redis");
+        let data = data(&shared.state_dir);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&data);
         made.map_err(|error| Fatal::config(format!("{} cannot be created: {error}", data.display())))?;
         let path = embedded_password_path(&shared.state_dir);
@@ -60,6 +60,11 @@ impl Embedded {
         Ok(command)
     }
 
+    /// Whether whoever connects finds one. Its path may be gone while it runs.
+    pub(crate) fn has_socket(&self) -> bool {
+        matches!(&self.config.addr, RedisAddr::Unix(path) if path.exists())
+    }
+
     /// Resolves when it answers an authenticated PING.
     pub(crate) fn answers(&self) -> impl Future<Output = ()> + use<> {
         let config = self.config.clone();
@@ -69,6 +74,11 @@ impl Embedded {
             }
         }
     }
+}
+
+/// Where its files are.
+pub(crate) fn data(state_dir: &Path) -> PathBuf {
+    state_dir.join("redis")
 }
 
 fn settings(socket: &Path, data: &Path, password: &Secret, db: u16) -> Secret {

@@ -4,6 +4,9 @@
 //! inherit the locked descriptor, then closes its own: `flock` belongs to the open file, so the lock lives exactly as long as the process, and the kernel
 //! takes it back however that ends. The file says who holds it, so that the next supervisor finds what runs. That is a convenience: when the disk was full,
 //! or the supervisor died before it could write, the holder is found by its descriptor (see [`holder`]).
+//!
+//! The lanes of the embedded Redis lie with its data, which two servers would ruin: whatever becomes of the runtime directory, there is one lock to one set of
+//! files. For the same reason it alone does not run without a lane.
 
 mod holder;
 mod record;
@@ -21,12 +24,13 @@ use std::{
 pub(super) use holder::{Holder, holders};
 pub(super) use record::Record;
 
-use crate::component::Component;
+use crate::{component::Component, redis};
 
 /// The lanes of all slots.
 #[derive(Clone, Debug)]
 pub(crate) struct Lanes {
     dir: PathBuf,
+    redis: PathBuf,
     taken: Rc<RefCell<BTreeSet<PathBuf>>>,
 }
 
@@ -56,18 +60,18 @@ pub(super) struct Met {
 }
 
 impl Lanes {
-    /// Makes their directory.
-    pub(crate) fn open(runtime_dir: &Path) -> io::Result<Self> {
+    /// Makes their directory. That of Redis is made with its data.
+    pub(crate) fn open(runtime_dir: &Path, state_dir: &Path) -> io::Result<Self> {
         let dir = runtime_dir.join("lanes");
         DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        Ok(Self { dir, taken: Rc::default() })
+        Ok(Self { dir, redis: redis::data(state_dir), taken: Rc::default() })
     }
 
     /// A free lane of the slot. `None` when there can be no file, as on a full disk: a process without a lane serves, too.
     pub(super) fn claim(&self, component: Component, instance: u32) -> io::Result<Option<Claim>> {
         let slot = format!("{}-{instance}", component.name());
         let (mut free, mut unusable) = (None, None);
-        for path in ["a", "b"].map(|letter| self.dir.join(format!("{slot}.{letter}"))) {
+        for path in ["a", "b"].map(|letter| self.dir_of(component).join(format!("{slot}.{letter}"))) {
             if self.taken.borrow().contains(&path) {
                 continue;
             }
@@ -80,12 +84,19 @@ impl Lanes {
         }
         match (free, unusable) {
             (Some((path, file)), _) => Ok(Some(Claim { file, taken: self.take(path) })),
+            (None, Some(error)) if component == Component::Redis => {
+                Err(io::Error::new(error.kind(), format!("its data cannot be locked: {slot} in {}: {error}", self.redis.display())))
+            }
             (None, Some(error)) => {
                 tracing::warn!(lane = slot, %error, "no lane: a supervisor that starts after this one died would not know of the process");
                 Ok(None)
             }
             (None, None) => Err(io::Error::other(format!("{slot} has two processes already"))),
         }
+    }
+
+    fn dir_of(&self, component: Component) -> &Path {
+        if component == Component::Redis { &self.redis } else { &self.dir }
     }
 
     /// Notes that the lane's process is known.
@@ -96,7 +107,7 @@ impl Lanes {
 
     /// Every lane that there is.
     pub(super) fn all(&self) -> Vec<Met> {
-        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let entries = [&self.dir, &self.redis].into_iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
         let met = entries.filter_map(|entry| {
             let path = entry.path();
             let (component, instance) = slot_of(path.file_name()?.to_str()?)?;

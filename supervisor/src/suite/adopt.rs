@@ -4,6 +4,7 @@
 //! |----------------------------------------------------|-----------------------------------------------------------------------------|
 //! | the lead of a slot, ready                          | serves on, and is watched at once                                           |
 //! | the same, but its sockets could not be taken over  | serves on until another has taken its place on the new ones                 |
+//! | a Redis whose socket's path is gone                | ends, and another is started: two would ruin its files                      |
 //! | the lead, starting                                 | has the time of a start, from now on; it repeats `READY=1`                   |
 //! | a successor                                        | the same; then the lead drains                                              |
 //! | a process on its way out                           | has its budget, from now on; in its place another is started, if it led      |
@@ -63,7 +64,9 @@ impl Suite {
 
     fn adopt_into(&mut self, id: SlotId, left: Vec<Found>) {
         let memory = self.parts.state.slot(id).memory;
-        let is_stale = self.parts.launcher.sockets().is_new(id.component, id.instance);
+        // A Redis binds its own.
+        let is_cut_off = id.component == Component::Redis && self.parts.launcher.redis().is_some_and(|redis| !redis.has_socket());
+        let is_stale = is_cut_off || self.parts.launcher.sockets().is_new(id.component, id.instance);
         let generations: BTreeSet<_> = left.iter().map(|found| found.generation).collect();
         let Some(slot) = self.slot_mut(id) else { return };
         slot.machine.adopt(&Vec::from_iter(generations), &memory, Instant::now());
@@ -143,7 +146,7 @@ impl Suite {
             let Some(slot) = self.slot_mut(id).filter(|slot| slot.stale && slot.machine.can_restart()) else { continue };
             slot.stale = false;
             let (component, instance) = (id.component.name(), id.instance);
-            tracing::warn!(component, instance, "it accepts on sockets that are not ours any more; another takes its place");
+            tracing::warn!(component, instance, "it accepts on sockets that nobody reaches any more; another takes its place");
             self.step(id, Event::Restart);
         }
     }

@@ -1,6 +1,6 @@
 //! The embedded Redis server, a real one.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use nix::sys::signal::Signal;
 use tokio::{net::UnixListener, time::timeout};
@@ -34,6 +34,41 @@ async fn redis_runs_first_keeps_its_password_secret_comes_back_and_ends_last() {
     let report: Vec<_> = stderr.lines().filter(|line| line.contains("component stopped")).collect();
     assert!(report.len() == 6 && report.iter().all(|line| line.contains("drained")), "{report:?}");
     assert!(!world.path("run/redis.sock").exists());
+}
+
+/// The servers that have files in that directory open.
+fn servers_on(data: &Path) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let has_open = |pid: &u32| {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        fds.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|target| target.starts_with(data.join("appendonlydir")))
+    };
+    pids.filter(has_open).collect()
+}
+
+#[tokio::test]
+async fn without_the_runtime_directory_it_is_found_by_its_data_and_replaced_never_doubled() {
+    let mut world = World::new().env("GATEWAY_REDIS_MASTER_ADDR", "");
+    let before = world.ready().await;
+    let (data, first) = (world.path("state/redis"), instance(&before, "redis", 0).pid.unwrap());
+    assert_eq!(servers_on(&data), [first]);
+    fs::remove_dir_all(world.path("run")).unwrap();
+    world.signal(Signal::SIGKILL);
+    world.ended().await;
+    let left = world.alive();
+    let after = world.ready().await;
+    let second = instance(&after, "redis", 0);
+    let servers = servers_on(&data);
+    // Nobody finds the others any more; nor does what comes after a failed assertion.
+    for pid in left.into_iter().chain(servers.iter().copied().filter(|pid| Some(*pid) != second.pid)) {
+        send(pid, Signal::SIGKILL);
+    }
+    assert_eq!(servers, [second.pid.unwrap()], "one server, one set of files");
+    assert!(second.generation == 2 && second.pid != Some(first), "{second:?}");
+    let said = world.read("stderr");
+    assert!(said.contains("it accepts on sockets that nobody reaches any more") && !said.contains("Bad file format"), "{said}");
+    assert!(world.path("run/redis.sock").exists());
+    assert!(world.stop().await.success());
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ impl World {
     }
 
     fn lanes(&self) -> Lanes {
-        Lanes::open(self.0.path()).unwrap()
+        Lanes::open(self.0.path(), self.0.path()).unwrap()
     }
 
     /// A supervisor's, when no other lives.
@@ -84,7 +84,7 @@ fn runs_on(pid: u32) -> bool {
 
 /// A process that is no child of ours and holds the edge's lane `a`, as after the death of its supervisor: it speaks and leaves when the file `go` is there.
 fn stranger(dir: &Path, record: Option<u32>) -> u32 {
-    let lanes = Lanes::open(dir).unwrap();
+    let lanes = Lanes::open(dir, dir).unwrap();
     let claim = lanes.claim(Component::Edge, 0).unwrap().unwrap();
     let script = "setsid sh -c 'echo $$; exec >&-; while [ ! -e go ]; do sleep 0.01; done; echo adopted speaks >&2; exit 3' &";
     let (_supervisor_s, stderr) = pipe().unwrap();

@@ -1,14 +1,15 @@
-//! Who holds a lane, when the lane does not say it: whoever has the file open, for no one else opens one. `/proc/locks` does not know, it names the
-//! process that locked: the supervisor, which may be dead.
+//! Who holds a lane, when the lane does not say it: whoever has it open by the descriptor that is locked (`lock:` in `/proc/PID/fdinfo`), and not merely to
+//! read it, as a backup may. `/proc/locks` does not know, it names the process that locked: the supervisor, which may be dead.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     os::unix::fs::MetadataExt as _,
 };
 
 use crate::child::process::Stat;
 
-/// A process that has a lane open.
+/// A process that has a locked lane open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     pub(crate) pid: u32,
@@ -25,11 +26,16 @@ pub(crate) fn holders(lane: &File) -> Vec<Holder> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let holders = pids.filter(|pid| *pid != own).filter_map(|pid: u32| {
         let mut fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
-        fds.any(|fd| is_wanted(&fd.path())).then_some(())?;
+        fds.any(|fd| is_wanted(&fd.path()) && is_locked(pid, &fd.file_name())).then_some(())?;
         let stat = Stat::of(pid)?;
         Some(Holder { pid, start_time: stat.start_time, leads: stat.group == pid })
     });
     let mut holders: Vec<_> = holders.collect();
     holders.sort_by_key(|holder| (holder.start_time, holder.pid));
     holders
+}
+
+fn is_locked(pid: u32, number: &OsStr) -> bool {
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", number.display()));
+    info.is_ok_and(|info| info.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK")))
 }

@@ -26,7 +26,7 @@ fn record(pid: u32, generation: u32) -> Record {
 
 fn lanes() -> (tempfile::TempDir, Lanes) {
     let dir = tempfile::tempdir().unwrap();
-    let lanes = Lanes::open(dir.path()).unwrap();
+    let lanes = Lanes::open(dir.path(), dir.path()).unwrap();
     (dir, lanes)
 }
 
@@ -59,7 +59,7 @@ fn nothing_is_started_beside_a_process_that_is_not_known() {
     let claim = lanes.claim(Component::Edge, 0).unwrap().unwrap();
     let child = holder(&claim);
     drop(claim);
-    let next = Lanes::open(dir.path()).unwrap();
+    let next = Lanes::open(dir.path(), dir.path()).unwrap();
     let refused = next.claim(Component::Edge, 0).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ResourceBusy);
     assert!(refused.to_string().ends_with(&format!("edge-0.a is held by pid {}, which is not ours; not started beside it", child.id())));
@@ -113,6 +113,37 @@ fn without_any_file_a_process_is_started_without_a_lane() {
     let (dir, lanes) = lanes();
     fs::remove_dir(dir.path().join("lanes")).unwrap();
     assert!(lanes.claim(Component::Edge, 0).unwrap().is_none());
+}
+
+#[test]
+fn no_second_redis_is_started_on_its_data_whatever_becomes_of_the_runtime_directory() {
+    let _turn = forks::blocking_turn();
+    let (runtime, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let claim = || Lanes::open(runtime.path(), state.path()).unwrap().claim(Component::Redis, 0);
+    assert!(claim().unwrap_err().to_string().starts_with("its data cannot be locked: redis-0 in "), "not without a lane");
+    fs::create_dir(state.path().join("redis")).unwrap();
+    let first = claim().unwrap().unwrap();
+    let child = holder(&first);
+    drop(first);
+    fs::remove_dir_all(runtime.path().join("lanes")).unwrap();
+    let refused = claim().unwrap_err();
+    assert!(refused.to_string().ends_with(&format!("redis-0.a is held by pid {}, which is not ours; not started beside it", child.id())));
+    end(child);
+    claim().unwrap().unwrap();
+}
+
+#[test]
+fn who_merely_reads_a_lane_does_not_hold_it() {
+    let _turn = forks::blocking_turn();
+    let (dir, lanes) = lanes();
+    let claim = lanes.claim(Component::Edge, 0).unwrap().unwrap();
+    let child = holder(&claim);
+    let file = File::open(dir.path().join("lanes/edge-0.a")).unwrap();
+    let mut reader = Command::new("sleep").arg("60").stdin(file).spawn().unwrap();
+    assert_eq!(holders(&claim.file).iter().map(|holder| holder.pid).collect::<Vec<_>>(), [child.id()]);
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    end(child);
 }
 
 #[test]
