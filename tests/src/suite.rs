@@ -270,7 +270,7 @@ impl Drop for Suite {
         let mut child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // What it leaves behind goes with the directory, whatever its working directory is by now.
         let _gone = (child.kill(), child.wait());
-        remains::end(&self.runtime_dir());
+        remains::end(&self.runtime_dir(), &self.state_dir());
     }
 }
 

@@ -9,12 +9,17 @@
 //!
 //! One for each generation, so that what it says is about one process, and so that one of them out of memory ends alone. Without delegation there is none,
 //! and [`limits`](super::limits) does what can be done.
+//!
+//! A cgroup says how its process ended for as long as it is there. So one is removed by whoever has heard of that end, and of the others, which are removed
+//! when a process is started, only what nobody will ask for.
 
 mod leaf;
 
 use std::{
+    cell::{Cell, RefCell},
     fs, io,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use nix::unistd::Uid;
@@ -34,7 +39,14 @@ const CONTROLLERS: [&str; 2] = ["memory", "cpu"];
 #[derive(Debug)]
 pub(crate) struct Cgroups {
     base: PathBuf,
+    /// Those whose processes are known.
+    known: Known,
+    /// Whether what others left has been removed.
+    swept: Cell<bool>,
 }
+
+/// As often as each is.
+type Known = Rc<RefCell<Vec<PathBuf>>>;
 
 impl Cgroups {
     /// Moves ourselves into a leaf; or says why there are none.
@@ -53,18 +65,25 @@ impl Cgroups {
         let own = base.join(OWN);
         make(&own)?;
         fs::write(own.join("cgroup.procs"), std::process::id().to_string())?;
-        let this = Self { base: base.to_owned() };
-        this.sweep();
-        Ok(this)
+        Ok(Self::at(base.to_owned()))
     }
 
-    /// A cgroup for the process to come, with its limits.
+    fn at(base: PathBuf) -> Self {
+        Self { base, known: Known::default(), swept: Cell::new(false) }
+    }
+
+    /// A cgroup for a process, with its limits.
     pub(super) fn leaf(&self, name: &str, limits: &Limits) -> io::Result<Leaf> {
-        self.sweep();
         let dir = self.base.join(name);
         make(&dir)?;
         let enabled = self.enable();
-        Ok(Leaf::new(dir, limits, &enabled))
+        Ok(Leaf::new(dir, limits, &enabled, &self.known))
+    }
+
+    /// What is left of one whose process has ended.
+    pub(super) fn left(&self, name: &str) -> Option<Leaf> {
+        let dir = self.base.join(name);
+        dir.is_dir().then(|| Leaf::new(dir, &Limits::default(), &[], &self.known))
     }
 
     /// The cgroup that the process is in, if it is one of ours, with the limits of now.
@@ -73,7 +92,7 @@ impl Cgroups {
         let path = cgroups.into_iter().find(|cgroup| cgroup.hierarchy == 0)?.pathname;
         let name = Path::new(&path).file_name()?.to_str().filter(|name| is_leaf(name))?;
         let dir = self.base.join(name);
-        dir.is_dir().then(|| Leaf::new(dir, limits, &self.enable()))
+        dir.is_dir().then(|| Leaf::new(dir, limits, &self.enable(), &self.known))
     }
 
     /// Turns on what is there to be shared out. Not once and for all: an earlier try fails while a process that we are to adopt sits in the base.
@@ -88,11 +107,18 @@ impl Cgroups {
         CONTROLLERS.into_iter().filter(|controller| enabled.split_whitespace().any(|name| name == *controller)).collect()
     }
 
-    /// Removes the cgroups whose processes have ended. The kernel refuses it for the others.
-    fn sweep(&self) {
+    /// Removes the cgroups whose processes have ended, and nobody is about to hear of it. The kernel refuses it for those with processes. Once all that a
+    /// supervisor before has left is known.
+    pub(super) fn sweep(&self) {
+        let is_first = !self.swept.replace(true);
         for entry in fs::read_dir(&self.base).into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_some_and(is_leaf) {
-                let _populated = fs::remove_dir(entry.path());
+            let (path, name) = (entry.path(), entry.file_name());
+            if !name.to_str().is_some_and(is_leaf) || self.known.borrow().contains(&path) {
+                continue;
+            }
+            let starved = leaf::has_killed_for_memory(&path);
+            if fs::remove_dir(&path).is_ok() && is_first && starved {
+                tracing::warn!(cgroup = %name.display(), "out of memory while nobody supervised it");
             }
         }
     }

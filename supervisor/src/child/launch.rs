@@ -16,7 +16,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use gatehouse_chassis::sockets::LANE_FD;
 
 use super::{
-    Ended, Lanes, Launched,
+    Ended, Exit, Lanes, Launched,
     adopt::Found,
     cgroup::{Cgroups, Leaf},
     lane::{Claim, Record},
@@ -63,6 +63,13 @@ struct Which {
     component: Component,
     instance: u32,
     generation: u32,
+}
+
+impl Which {
+    /// The name of its cgroup.
+    fn leaf(self) -> String {
+        format!("{}-{}.{}", self.component.name(), self.instance, self.generation)
+    }
 }
 
 impl Launcher {
@@ -132,6 +139,9 @@ impl Launcher {
             _ => self.command(which)?,
         };
         self.lend(&mut command, which, claim.as_ref())?;
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.sweep();
+        }
         let leaf = self.leaf(which);
         if let Some(Err(error)) = leaf.as_ref().map(|leaf| leaf.enter_first(&mut command)) {
             tracing::warn!(component = component.name(), instance, %error, "not in its cgroup from the first");
@@ -154,8 +164,12 @@ impl Launcher {
         let which = Which { component: found.component, instance: found.instance, generation: found.generation };
         let (launched, ended) = found.watch(&self.lanes, &|| {
             let limits = self.limits_of(found.component);
-            let leaf = self.cgroups.as_ref().and_then(|cgroups| cgroups.of(found.pid, &limits));
-            self.confine(found.component, found.pid, leaf.or_else(|| self.leaf(which)))
+            let Some(leaf) = self.cgroups.as_ref().and_then(|cgroups| cgroups.of(found.pid, &limits)) else {
+                return self.confine(found.component, found.pid, self.leaf(which));
+            };
+            // It sits there, or did: one that has ended cannot be put anywhere.
+            limits::apply(&limits, found.pid, Some(&leaf));
+            Some(leaf)
         })?;
         let speaker = self.output.speaker(found.slot());
         let capture = Capture::reopen(found.pid, speaker.clone()).unwrap_or_else(|error| {
@@ -165,6 +179,18 @@ impl Launcher {
         });
         let said = capture.read()?;
         Ok((Launched { words: said.words(), ..launched }, last_words(ended, said)))
+    }
+
+    /// The end of a process that has gone before it was taken over: what its cgroup knows of it.
+    pub(crate) fn gone(&self, found: &Found) -> Ended {
+        let which = Which { component: found.component, instance: found.instance, generation: found.generation };
+        let Some(leaf) = self.cgroups.as_ref().and_then(|cgroups| cgroups.left(&which.leaf())) else {
+            return Ended { exit: Exit::Unknown, peak_rss_bytes: 0 };
+        };
+        let exit = if leaf.has_killed_for_memory() { Exit::OutOfMemory } else { Exit::Unknown };
+        let peak_rss_bytes = leaf.peak().unwrap_or(0);
+        leaf.remove();
+        Ended { exit, peak_rss_bytes }
     }
 
     /// One of ours: `--config`, and where readiness is told.
@@ -209,9 +235,9 @@ impl Launcher {
         self.limits.iter().find(|(limited, _)| *limited == component).map(|(_, limits)| *limits).unwrap_or_default()
     }
 
-    fn leaf(&self, Which { component, instance, generation }: Which) -> Option<Leaf> {
-        let name = format!("{}-{instance}.{generation}", component.name());
-        let leaf = self.cgroups.as_ref()?.leaf(&name, &self.limits_of(component));
+    fn leaf(&self, which: Which) -> Option<Leaf> {
+        let name = which.leaf();
+        let leaf = self.cgroups.as_ref()?.leaf(&name, &self.limits_of(which.component));
         leaf.inspect_err(|error| tracing::warn!(name, %error, "no cgroup for this process")).ok()
     }
 

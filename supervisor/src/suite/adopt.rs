@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     child::{
-        Ended, Event, Exit, Other, State,
+        Event, Other, State,
         adopt::{self, Found},
     },
     component::{Component, SlotId},
@@ -89,7 +89,7 @@ impl Suite {
             Ok(adopted) => adopted,
             Err(error) => {
                 tracing::info!(component = component.name(), instance, generation, child.pid = found.pid, %error, "ended before it was adopted");
-                let ended = Ended { exit: Exit::Unknown, peak_rss_bytes: 0 };
+                let ended = self.parts.launcher.gone(found);
                 self.exits.push(std::future::ready((id, generation, ended)).boxed_local());
                 return;
             }

@@ -8,9 +8,9 @@ use nix::{
 };
 use serde_json::Value;
 
-/// Ends everything that is noted in the lanes of that runtime directory, with the process groups that were made for it.
-pub(super) fn end(runtime_dir: &Path) {
-    for pid in noted(runtime_dir) {
+/// Ends everything that is noted in the lanes of that suite, with the process groups that were made for it. Those of Redis lie with its data.
+pub(super) fn end(runtime_dir: &Path, state_dir: &Path) {
+    for pid in [runtime_dir.join("lanes"), state_dir.join("redis")].iter().flat_map(|lanes| noted(lanes)) {
         if let Ok(group) = getpgid(Some(pid))
             && group != getpgrp()
         {
@@ -20,9 +20,9 @@ pub(super) fn end(runtime_dir: &Path) {
     }
 }
 
-/// The pids in the lanes, of processes that are still those which were noted.
-fn noted(runtime_dir: &Path) -> Vec<Pid> {
-    let lanes = fs::read_dir(runtime_dir.join("lanes")).into_iter().flatten().flatten();
+/// The pids in these lanes, of processes that are still those which were noted.
+fn noted(lanes: &Path) -> Vec<Pid> {
+    let lanes = fs::read_dir(lanes).into_iter().flatten().flatten();
     let process = |lane: fs::DirEntry| {
         let lane: Value = serde_json::from_slice(&fs::read(lane.path()).ok()?).ok()?;
         let pid = i32::try_from(lane["pid"].as_i64()?).ok()?;
@@ -53,10 +53,10 @@ mod tests {
         let (mut noted, mut other) = (sleeper(), sleeper());
         let pid = |child: &std::process::Child| i32::try_from(child.id()).unwrap();
         let lane = |pid: i32, start_time: u64| serde_json::json!({ "pid": pid, "start_time": start_time }).to_string();
-        scratch.write("lanes/edge-0.a", lane(pid(&noted), start_time(pid(&noted)).unwrap()));
+        scratch.write("redis/redis-0.a", lane(pid(&noted), start_time(pid(&noted)).unwrap()));
         scratch.write("lanes/edge-0.b", lane(pid(&other), 1));
         scratch.write("lanes/admin-0.a", "");
-        end(scratch.path());
+        end(scratch.path(), scratch.path());
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&noted.wait().unwrap()), Some(9));
         assert!(other.try_wait().unwrap().is_none(), "it has that number, and is another");
         killpg(Pid::from_raw(pid(&other)), Signal::SIGKILL).unwrap();

@@ -1,20 +1,29 @@
 //! The cgroup of one process.
 
-use std::{fs, io, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
+use std::{
+    fs, io,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    rc::Rc,
+};
 
+use super::Known;
 use crate::config::Limits;
 
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct Leaf {
     dir: PathBuf,
+    known: Known,
     limits_memory: bool,
     weighs_cpu: bool,
 }
 
 impl Leaf {
-    /// Sets the limits, as far as that is `enabled`.
-    pub(super) fn new(dir: PathBuf, limits: &Limits, enabled: &[&str]) -> Self {
+    /// Sets the limits, as far as that is `enabled`. Known until it is dropped.
+    pub(super) fn new(dir: PathBuf, limits: &Limits, enabled: &[&str], known: &Known) -> Self {
+        known.borrow_mut().push(dir.clone());
         let set = |file: &str, value: String| match fs::write(dir.join(file), value) {
             Ok(()) => true,
             Err(error) => {
@@ -25,7 +34,7 @@ impl Leaf {
         let memory = limits.memory.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
         let limits_memory = enabled.contains(&"memory") && set("memory.max", memory) && set("memory.oom.group", "1".to_owned());
         let weighs_cpu = enabled.contains(&"cpu") && set("cpu.weight", limits.cpu_weight.to_string());
-        Self { dir, limits_memory, weighs_cpu }
+        Self { dir, known: Rc::clone(known), limits_memory, weighs_cpu }
     }
 
     pub(crate) const fn limits_memory(&self) -> bool {
@@ -70,8 +79,7 @@ impl Leaf {
 
     /// Whether the kernel killed in it because memory was used up.
     pub(crate) fn has_killed_for_memory(&self) -> bool {
-        let events = fs::read_to_string(self.dir.join("memory.events")).unwrap_or_default();
-        oom_kills(&events) > 0
+        has_killed_for_memory(&self.dir)
     }
 
     /// The most memory that it had at a time, page cache included; unknown before Linux 5.19.
@@ -85,9 +93,23 @@ impl Leaf {
     }
 
     #[cfg(test)]
-    pub(crate) fn dir(&self) -> &std::path::Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+impl Drop for Leaf {
+    fn drop(&mut self) {
+        let mut known = self.known.borrow_mut();
+        if let Some(position) = known.iter().position(|dir| *dir == self.dir) {
+            known.swap_remove(position);
+        }
+    }
+}
+
+/// The same, of any.
+pub(super) fn has_killed_for_memory(dir: &Path) -> bool {
+    oom_kills(&fs::read_to_string(dir.join("memory.events")).unwrap_or_default()) > 0
 }
 
 fn oom_kills(events: &str) -> u64 {
@@ -103,7 +125,7 @@ mod tests {
     fn limits_and_evidence_are_where_the_kernel_has_them() {
         let dir = tempfile::tempdir().unwrap();
         let limits = Limits { memory: Some(1 << 26), cpu_weight: 300, ..Limits::default() };
-        let leaf = Leaf::new(dir.path().to_owned(), &limits, &["memory", "cpu"]);
+        let leaf = Leaf::new(dir.path().to_owned(), &limits, &["memory", "cpu"], &Known::default());
         assert!(leaf.limits_memory() && leaf.weighs_cpu());
         let read = |file: &str| fs::read_to_string(dir.path().join(file)).unwrap();
         assert_eq!([read("memory.max"), read("memory.oom.group"), read("cpu.weight")], ["67108864", "1", "300"]);
@@ -117,7 +139,7 @@ mod tests {
     #[test]
     fn without_controllers_nothing_is_claimed_to_be_limited() {
         let dir = tempfile::tempdir().unwrap();
-        let leaf = Leaf::new(dir.path().to_owned(), &Limits::default(), &[]);
+        let leaf = Leaf::new(dir.path().to_owned(), &Limits::default(), &[], &Known::default());
         assert!(!leaf.limits_memory() && !leaf.weighs_cpu());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

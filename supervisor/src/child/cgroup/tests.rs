@@ -43,7 +43,7 @@ fn until(what: &str, holds: impl Fn() -> bool) {
 fn a_leaf_ends_all_that_its_process_started_and_goes_with_it() {
     let _turn = forks::blocking_turn();
     let Some(sandbox) = Sandbox::new("leaf") else { return };
-    let cgroups = Cgroups { base: sandbox.0.clone() };
+    let cgroups = Cgroups::at(sandbox.0.clone());
     let leaf = cgroups.leaf("edge-0.7", &Limits::default()).unwrap();
     // Its children are to be born in there, so it waits to be moved.
     let mut shell =
@@ -58,15 +58,42 @@ fn a_leaf_ends_all_that_its_process_started_and_goes_with_it() {
     leaf.kill();
     shell.wait().unwrap();
     until("all are gone", || inside() == 0);
+    let dir = leaf.dir().to_owned();
     cgroups.sweep();
-    assert!(!leaf.dir().exists());
+    assert!(dir.exists(), "it is still to be asked how that end came");
+    drop(leaf);
+    cgroups.sweep();
+    assert!(!dir.exists());
+}
+
+#[test]
+fn the_cgroup_of_a_child_that_ended_is_found_by_whoever_takes_it_over() {
+    let _turn = forks::blocking_turn();
+    let Some(sandbox) = Sandbox::new("zombie") else { return };
+    let before = Cgroups::at(sandbox.0.clone());
+    let leaf = before.leaf("edge-0.7", &Limits::default()).unwrap();
+    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    leaf.enter(child.id()).unwrap();
+    let dir = leaf.dir().to_owned();
+    drop((leaf, before));
+    child.kill().unwrap();
+    until("it has ended", || fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap().contains(") Z "));
+
+    let next = Cgroups::at(sandbox.0.clone());
+    let leaf = next.of(child.id(), &Limits::default()).unwrap();
+    // Another is started.
+    next.sweep();
+    assert!(leaf.dir() == dir && dir.exists());
+    child.wait().unwrap();
+    leaf.remove();
+    assert!(!dir.exists());
 }
 
 #[test]
 fn a_process_elsewhere_is_in_no_leaf_of_ours() {
     let _turn = forks::blocking_turn();
     let Some(sandbox) = Sandbox::new("elsewhere") else { return };
-    let cgroups = Cgroups { base: sandbox.0.clone() };
+    let cgroups = Cgroups::at(sandbox.0.clone());
     let mut child = Command::new("sleep").arg("60").spawn().unwrap();
     assert!(cgroups.of(child.id(), &Limits::default()).is_none());
     child.kill().unwrap();
