@@ -64,7 +64,7 @@ impl SuiteMetrics {
         self.start.with_label_values(&[id.component.name(), &id.instance.to_string()]).observe(took.as_secs_f64());
     }
 
-    /// `outcome` is one of a report's: drained, cut, killed, failed.
+    /// `outcome` is one of a report's: drained, unseen, cut, killed, failed.
     pub(crate) fn stopped(&self, id: SlotId, outcome: &'static str, took: Duration) {
         self.shutdown.with_label_values(&[id.component.name(), &id.instance.to_string(), outcome]).observe(took.as_secs_f64());
     }

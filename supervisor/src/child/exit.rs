@@ -121,7 +121,7 @@ impl fmt::Display for Exit {
             Self::StartTimeout => f.write_str("not ready in time"),
             Self::OutOfMemory => f.write_str("out of memory"),
             Self::Hung => f.write_str("hung"),
-            Self::Unknown => f.write_str("unknown (adopted)"),
+            Self::Unknown => f.write_str("status not known (an earlier supervisor started it)"),
         }
     }
 }
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(Exit::of(ExitStatus::from_raw(40)).to_string(), "signal 40");
         assert_eq!(
             [Exit::OutOfMemory, Exit::Hung, Exit::Unknown].map(|exit| exit.to_string()),
-            ["out of memory", "hung", "unknown (adopted)"]
+            ["out of memory", "hung", "status not known (an earlier supervisor started it)"]
         );
         assert!(Exit::Status(78).is_final() && Exit::Status(64).is_final() && !Exit::Status(75).is_final());
     }

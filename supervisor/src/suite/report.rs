@@ -17,6 +17,8 @@ pub(crate) enum Outcome {
     Drained,
     /// By itself, with status 0, at the end of its budget: it dropped what was unfinished.
     Cut,
+    /// By itself, within its budget, and nobody knows with which status: whoever started it is no more.
+    Unseen,
     /// By us, over its budget or at a second signal.
     Killed,
     /// By itself, otherwise.
@@ -39,6 +41,8 @@ impl Outcome {
             _ if killed => Self::Killed,
             Exit::Status(0) if overran => Self::Cut,
             Exit::Status(0) => Self::Drained,
+            Exit::Unknown if overran => Self::Cut,
+            Exit::Unknown => Self::Unseen,
             other => Self::Failed(other.to_string()),
         }
     }
@@ -47,6 +51,7 @@ impl Outcome {
     pub(crate) const fn label(&self) -> &'static str {
         match self {
             Self::Drained => "drained",
+            Self::Unseen => "unseen",
             Self::Cut => "cut",
             Self::Killed => "killed",
             Self::Failed(_) => "failed",
@@ -58,6 +63,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Drained => f.write_str("drained"),
+            Self::Unseen => f.write_str("ended when asked (status not known: an earlier supervisor started it)"),
             Self::Cut => f.write_str("cut at its budget"),
             Self::Killed => f.write_str("killed"),
             Self::Failed(exit) => write!(f, "exited with {exit}"),
@@ -104,6 +110,7 @@ mod tests {
             ("pusher-1".to_owned(), stopped(6001, &Exit::Signal(9), true)),
             ("auditor".to_owned(), stopped(3, &Exit::Status(70), false)),
             ("admin".to_owned(), stopped(5009, &Exit::Status(0), false)),
+            ("redis".to_owned(), stopped(4, &Exit::Unknown, false)),
         ];
         let expected = "\
 component       budget      took  outcome
@@ -111,6 +118,7 @@ edge           5000 ms     12 ms  drained
 pusher-1       5000 ms   6001 ms  killed
 auditor        5000 ms      3 ms  exited with status 70
 admin          5000 ms   5009 ms  cut at its budget
+redis          5000 ms      4 ms  ended when asked (status not known: an earlier supervisor started it)
 ";
         assert_eq!(table(rows.iter().map(|(name, stopped)| (name.clone(), budget, stopped))), expected);
     }

@@ -85,7 +85,7 @@ async fn what_was_taken_over_is_supervised_as_before() {
     send(instance(&before, "edge", 0).pid.unwrap(), Signal::SIGKILL);
     let after = world.until("the edge is back", |status| status.ready && instance(status, "edge", 0).generation == 2).await;
     let edge = instance(&after, "edge", 0);
-    assert_eq!((edge.restarts, edge.last_exit.as_str()), (1, "unknown (adopted)"));
+    assert_eq!((edge.restarts, edge.last_exit.as_str()), (1, "status not known (an earlier supervisor started it)"));
     // One that leaves by itself says how.
     send(instance(&before, "admin", 0).pid.unwrap(), Signal::SIGTERM);
     let after = world.until("the admin is back", |status| status.ready && instance(status, "admin", 0).generation == 2).await;

@@ -36,6 +36,23 @@ async fn redis_runs_first_keeps_its_password_secret_comes_back_and_ends_last() {
     assert!(!world.path("run/redis.sock").exists());
 }
 
+#[tokio::test]
+async fn one_that_was_taken_over_stops_well_though_nobody_learns_its_status() {
+    let mut world = World::new().env("GATEWAY_REDIS_MASTER_ADDR", "");
+    world.ready().await;
+    world.signal(Signal::SIGKILL);
+    world.ended().await;
+    world.ready().await;
+    assert_eq!(world.stop().await.code(), Some(0));
+    let said = world.read("stderr");
+    let report = said.lines().find(|line| line.contains("component stopped") && line.contains("\"redis\"")).unwrap();
+    assert!(report.contains("ended when asked (status not known: an earlier supervisor started it)"), "{report}");
+    let ended = said.lines().find(|line| line.contains("component ended") && line.contains("\"redis\"")).unwrap();
+    assert!(ended.contains("\"INFO\"") && !said.contains("unknown"), "{ended}");
+    let ledger = world.read("state/exits.jsonl");
+    assert!(ledger.lines().any(|line| line.contains("\"redis\"") && line.contains("asked")), "{ledger}");
+}
+
 /// The servers that have files in that directory open.
 fn servers_on(data: &Path) -> Vec<u32> {
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
