@@ -6,6 +6,7 @@
 //! stage, nothing is started any more.
 
 mod adopt;
+mod answers;
 mod changes;
 mod drain;
 mod hang;
@@ -47,6 +48,7 @@ use crate::{
     upgrade::Before,
     watch::Attention,
 };
+use answers::Answers;
 use jobs::Jobs;
 use slot::Slot;
 use starvation::Starvation;
@@ -73,8 +75,7 @@ pub(crate) struct Suite {
     parts: Parts,
     slots: Vec<Slot>,
     exits: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32, Ended)>>,
-    /// Of the embedded Redis, which cannot notify: resolves when it answers. Dropped with its process, for nobody else may answer in its place.
-    answers: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32)>>,
+    answers: Option<Answers>,
     /// Dumps of hung children that are being written.
     dumps: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32, Option<PathBuf>)>>,
     /// Processes that no slot has a place for, on their way out.
@@ -131,7 +132,7 @@ impl Suite {
             parts,
             slots: Vec::new(),
             exits: FuturesUnordered::new(),
-            answers: FuturesUnordered::new(),
+            answers: None,
             dumps: FuturesUnordered::new(),
             left_over: FuturesUnordered::new(),
             attention: Attention::new(begun),
@@ -183,7 +184,7 @@ impl Suite {
             }
             match wake {
                 Wake::Exited(id, generation, ended) => self.exited(id, generation, ended),
-                Wake::Answered(id, generation) => self.step(id, Event::Ready(generation)),
+                Wake::Answered(id, generation) => self.answered(id, generation),
                 Wake::Said(pid, words) => self.said(pid, &words),
                 Wake::Order(order) => self.jobs.queue(*order),
                 Wake::Dumped(id, generation, dump) => self.dumped(id, generation, dump),
@@ -209,7 +210,7 @@ impl Suite {
         let look = tokio::time::Instant::from_std(self.attention.next());
         tokio::select! {
             Some((id, generation, ended)) = self.exits.next() => Wake::Exited(id, generation, ended),
-            Some((id, generation)) = self.answers.next() => Wake::Answered(id, generation),
+            (id, generation) = Answers::next(&mut self.answers) => Wake::Answered(id, generation),
             Some((id, generation, dump)) = self.dumps.next() => Wake::Dumped(id, generation, dump),
             Some(()) = self.left_over.next() => Wake::Time,
             next = prepared(&mut self.next) => Wake::Prepared(next),

@@ -4,7 +4,11 @@
 //! silent, and their words wait in its queue. So time is counted by [`Attention`], which stands still while the supervisor does, and nobody is judged
 //! before the queue was read to its end.
 
+mod stillness;
+
 use std::time::{Duration, Instant};
+
+pub(crate) use stillness::Stillness;
 
 /// What components are told in `WATCHDOG_USEC`. They speak more than twice in it, and name what hangs before it is over.
 pub(crate) const WINDOW: Duration = Duration::from_secs(2);
@@ -58,9 +62,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// From the first `WATCHDOG=1` on: who never says it is not expected to.
-    pub(crate) const fn new(now: Awake) -> Self {
-        Self { last_alive: now, limit: SILENCE }
+    /// From the first `WATCHDOG=1` on: who never says it is not expected to. Silence for longer than `limit` is to be looked into.
+    pub(crate) const fn new(now: Awake, limit: Duration) -> Self {
+        Self { last_alive: now, limit }
     }
 
     /// It said so again.
@@ -93,7 +97,7 @@ mod tests {
     fn hung_after(gaps: &[u64]) -> Option<usize> {
         let mut now = Instant::now();
         let mut attention = Attention::new(now);
-        let watch = Watch::new(attention.look(now));
+        let watch = Watch::new(attention.look(now), SILENCE);
         gaps.iter().position(|gap| {
             now += Duration::from_millis(*gap);
             watch.is_overdue(attention.look(now))
@@ -121,7 +125,7 @@ mod tests {
     fn who_speaks_is_not_hung_and_who_asks_for_time_gets_it_once() {
         let mut now = Instant::now();
         let mut attention = Attention::new(now);
-        let mut watch = Watch::new(attention.look(now));
+        let mut watch = Watch::new(attention.look(now), SILENCE);
         let mut pass = |looks: u32| {
             (0..looks).fold(Awake::default(), |_, _| {
                 now += LOOK;

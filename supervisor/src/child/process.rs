@@ -27,6 +27,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+pub(crate) use stat::Activity;
 pub(super) use stat::Stat;
 
 use super::{Exit, cgroup::Leaf, lane::Taken};

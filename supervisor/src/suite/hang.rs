@@ -1,4 +1,5 @@
-//! A child that makes no progress: another takes its place at once, while it is dumped, aborted, and killed if that does not end it.
+//! A child that makes no progress: another takes its place at once, while it is dumped, aborted, and killed if that does not end it. Redis, of which there can be
+//! only one, is replaced when it has ended; what it had acknowledged was on the disk (`appendfsync always`).
 
 use std::{
     path::PathBuf,
@@ -8,7 +9,7 @@ use std::{
 use futures_util::FutureExt as _;
 use gatehouse_chassis::backoff::random_unit;
 
-use super::{Event, SlotId, Suite, Wake};
+use super::{Event, SlotId, Suite, Wake, answers::Answers};
 use crate::{component::label, dump, notify::Word, watch::Awake};
 
 /// Messages that are read before children are judged: more than the queue of the socket holds.
@@ -28,6 +29,11 @@ impl Suite {
                 slot.alive(slot.machine.lead(), now);
                 !self.is_anybody_overdue(now) || !self.look_for_hangs()
             }
+            Wake::Answered(id, generation) if self.slot(*id).is_some_and(|slot| slot.machine.is_ready()) => {
+                let now = self.attention.look(Instant::now());
+                self.alive(*id, *generation);
+                !self.is_anybody_overdue(now) || !self.look_for_hangs()
+            }
             Wake::Look => !self.look_for_hangs(),
             _ => false,
         }
@@ -45,16 +51,20 @@ impl Suite {
             found |= words.iter().any(|word| *word != Word::Alive);
             self.said(pid, &words);
         }
+        while let Some((id, generation)) = self.answers.as_mut().and_then(Answers::try_next) {
+            self.answered(id, generation);
+        }
         self.sample_memory(Instant::now());
         let now = self.attention.look(Instant::now());
         if self.is_anybody_overdue(now) && self.restore_notifications(now) {
             return found;
         }
         for id in self.ids() {
-            let Some(slot) = self.slot(id) else { continue };
-            let (generation, overdue) = (slot.machine.lead(), slot.watch().filter(|watch| watch.is_overdue(now)));
-            if let Some(watch) = overdue {
-                self.hang(id, generation, &format!("silent for {:.1} s", watch.silence(now).as_secs_f64()));
+            let Some(slot) = self.slot_mut(id) else { continue };
+            let Some(watch) = slot.watch().filter(|watch| watch.is_overdue(now)) else { continue };
+            let (generation, silence) = (slot.machine.lead(), watch.silence(now));
+            if slot.hangs(silence, now) {
+                self.hang(id, generation, &format!("silent for {:.1} s", silence.as_secs_f64()));
                 found = true;
             }
         }
@@ -73,6 +83,12 @@ impl Suite {
             slot.alive(slot.machine.lead(), now);
         }
         true
+    }
+
+    /// Redis did, when it was asked.
+    pub(super) fn answered(&mut self, id: SlotId, generation: u32) {
+        self.step(id, Event::Ready(generation));
+        self.alive(id, generation);
     }
 
     pub(super) fn alive(&mut self, id: SlotId, generation: u32) {

@@ -10,10 +10,10 @@ use gatehouse_proto::internal::v1::InstanceStatus;
 
 use super::report::{Outcome, Stopped};
 use crate::{
-    child::{self, Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Then},
+    child::{self, Activity, Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Then},
     component::SlotId,
     output::Words,
-    watch::{Awake, Watch},
+    watch::{self, Awake, Stillness, Watch},
 };
 
 /// So long before the end of its budget, or a quarter of it, a component answers those who still wait: what ends then was cut.
@@ -60,8 +60,10 @@ pub(crate) struct Running {
     pub(crate) killed: bool,
     /// Killed because it was not ready in time.
     pub(crate) too_slow: bool,
-    /// From its first `WATCHDOG=1` on.
+    /// From its first sign of life on.
     watch: Option<Watch>,
+    /// Of one that is asked, while it does not answer.
+    stillness: Option<Stillness>,
     /// It makes no progress, and ends for it: what stands still.
     pub(crate) hung: Option<String>,
     /// Where its threads are dumped.
@@ -151,6 +153,7 @@ impl Slot {
             killed: false,
             too_slow: false,
             watch: None,
+            stillness: None,
             hung: None,
             dump: None,
         };
@@ -203,11 +206,24 @@ impl Slot {
         ended
     }
 
-    /// It said `WATCHDOG=1`.
+    /// It said `WATCHDOG=1`, or answered.
     pub(crate) fn alive(&mut self, generation: u32, now: Awake) {
+        let limit = if self.id.component.is_ours() { watch::SILENCE } else { watch::WINDOW };
         if let Some(process) = self.process_mut(generation) {
-            process.watch.get_or_insert(Watch::new(now)).alive(now);
+            process.watch.get_or_insert(Watch::new(now, limit)).alive(now);
+            process.stillness = None;
         }
+    }
+
+    /// Whether the lead, silent for too long, hangs. One of ours has had every chance to say something. Of a server that is asked, it is told by what it does.
+    pub(crate) fn hangs(&mut self, silence: Duration, now: Awake) -> bool {
+        let (lead, is_ours) = (self.machine.lead(), self.id.component.is_ours());
+        let Some(process) = self.process_mut(lead).filter(|_| !is_ours) else { return is_ours };
+        // Without a process there is nothing to see; its end is on its way to us.
+        let Some(activity) = Activity::of(process.launched.pid) else { return false };
+        let stillness = Stillness::seen(process.stillness, activity, now);
+        process.stillness = Some(stillness);
+        stillness.is_hang(silence, now)
     }
 
     /// It asked for more time.
