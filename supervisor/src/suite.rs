@@ -21,9 +21,17 @@ mod starvation;
 mod step;
 mod upgrade;
 
-use std::{future::pending, path::PathBuf, time::Instant};
+use std::{
+    future::pending,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use futures_util::{StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
+use futures_util::{
+    StreamExt as _,
+    future::{LocalBoxFuture, join},
+    stream::FuturesUnordered,
+};
 use gatehouse_chassis::{
     Process,
     backoff::random_unit,
@@ -53,6 +61,9 @@ use jobs::Jobs;
 use slot::Slot;
 use starvation::Starvation;
 use upgrade::Next;
+
+/// How long the disk may take over what is written last.
+const LAST_WRITE: Duration = Duration::from_millis(500);
 
 /// What the driver is made of; see [`crate::serve`].
 pub(crate) struct Parts {
@@ -198,7 +209,7 @@ impl Suite {
             self.settle().await;
         }
         self.parts.launcher.close().await;
-        self.parts.ledger.flush();
+        join(self.parts.ledger.flushed(LAST_WRITE), self.parts.state.tried(LAST_WRITE)).await;
         self.finish()
     }
 
