@@ -12,6 +12,8 @@ use gatehouse_chassis::backoff::random_unit;
 use super::{Event, SlotId, Suite, Wake, answers::Answers};
 use crate::{component::label, dump, notify::Word, watch::Awake};
 
+/// Dumps at the same time. Each is a process that reads symbol tables, for a second at most; of many that hang for the same reason, some are enough.
+const DUMPS: usize = 4;
 /// Messages that are read before children are judged: more than the queue of the socket holds.
 const QUEUE: usize = 1024;
 
@@ -115,11 +117,15 @@ impl Suite {
         self.step(id, Event::Hung { generation, draw: random_unit() });
     }
 
-    /// Dumps its threads, and aborts it when that is done.
+    /// Dumps its threads, and aborts it when that is done; at once, when others are being dumped already.
     pub(super) fn abort_hung(&mut self, id: SlotId, generation: u32) {
         let dumps = self.parts.process.shared().state_dir.join("dumps");
         let Some(process) = self.slot(id).and_then(|slot| slot.process(generation)) else { return };
         let (component, instance, pid) = (id.component.name(), id.instance, process.launched.pid);
+        if self.dumps.len() >= DUMPS {
+            tracing::warn!(component, instance, child.pid = pid, "its threads are not dumped, for those of {DUMPS} others are just being");
+            return self.dumped(id, generation, None);
+        }
         let subject = format!("{}.g{generation}", label(id));
         let dump = dump::threads(pid, &subject, process.hung.as_deref().unwrap_or_default(), &dumps);
         let dumped = async move {

@@ -56,6 +56,39 @@ async fn a_component_that_says_what_stalls_is_replaced_at_once() {
     assert!(dumps[0].0.ends_with("Z-pusher-1.g1.txt") && dumps[0].1.contains("why:     stalled: reader, 1.8 s\n"), "{dumps:?}");
 }
 
+/// How many processes dump for it now.
+fn helpers(world: &World) -> usize {
+    let pid = world.pid();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let line = |pid: &str| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    children.split_whitespace().filter(|pid| String::from_utf8_lossy(&line(pid)).contains("--dump-threads")).count()
+}
+
+#[tokio::test]
+async fn many_that_hang_at_once_are_replaced_at_once_and_some_of_them_dumped() {
+    const PUSHERS: usize = 16;
+    let mut world = World::new().config(&format!("[suite]\npushers = {PUSHERS}"));
+    let before = world.ready().await;
+    let hung: Vec<_> = before.instances.iter().filter(|instance| instance.component == "pusher").collect();
+    hung.iter().for_each(|instance| send(instance.pid.unwrap(), Signal::SIGUSR1));
+    let (begun, mut most) = (Instant::now(), 0);
+    loop {
+        most = most.max(helpers(&world));
+        // No more often than costs them little.
+        if let Ok(Some(status)) = tokio::time::timeout(Duration::from_millis(5), world.status()).await {
+            let pushers = status.instances.iter().filter(|instance| instance.component == "pusher");
+            if status.ready && pushers.clone().count() == PUSHERS && pushers.clone().all(|pusher| pusher.last_exit == "hung") {
+                break;
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", world.read("stderr"));
+    }
+    assert!((1..=4).contains(&most), "{most} at once");
+    let undumped = world.read("stderr").lines().filter(|line| line.contains("its threads are not dumped")).count();
+    assert_eq!(world.dumps().len() + undumped, PUSHERS, "{}", world.read("stderr"));
+    assert!(world.stop().await.success());
+}
+
 #[tokio::test]
 async fn a_hung_component_that_does_not_abort_is_killed() {
     let mut world = World::new();
