@@ -70,7 +70,9 @@ async fn many_that_hang_at_once_are_replaced_at_once_and_some_of_them_dumped() {
     let mut world = World::new().config(&format!("[suite]\npushers = {PUSHERS}"));
     let before = world.ready().await;
     let hung: Vec<_> = before.instances.iter().filter(|instance| instance.component == "pusher").collect();
-    hung.iter().for_each(|instance| send(instance.pid.unwrap(), Signal::SIGUSR1));
+    for instance in hung {
+        send(instance.pid.unwrap(), Signal::SIGUSR1);
+    }
     let (begun, mut most) = (Instant::now(), 0);
     loop {
         most = most.max(helpers(&world));
