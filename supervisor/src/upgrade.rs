@@ -44,6 +44,8 @@ const OWN: &str = "bin.supervisor";
 const BACK: &str = "back";
 /// The most of it that is read.
 const MAX_BACK: u64 = 4096;
+/// The most that is told of what is wrong with a new one.
+const MAX_VERDICT: usize = 4096;
 /// The first descriptor of a program that is executed with others (`SD_LISTEN_FDS_START`).
 const FIRST_FD: usize = 3;
 /// It asks every component, and they have twenty seconds.
@@ -149,7 +151,17 @@ pub(crate) async fn check(directory: PathBuf, config: Option<PathBuf>) -> Result
     let mut command = Command::new(directory.join(SUPERVISOR));
     command.env("GATEHOUSE_BIN_DIR", &directory);
     let problems = problems(command, config.as_deref(), CHECK).await;
-    if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+    if problems.is_empty() { Ok(()) } else { Err(verdict(&problems)) }
+}
+
+/// It is kept, and shown in one line.
+fn verdict(problems: &[String]) -> String {
+    let mut text = problems.join("; ");
+    if text.len() > MAX_VERDICT {
+        text.truncate(text.floor_char_boundary(MAX_VERDICT));
+        text.push_str(" … and more; `gatehouse-supervisor --check` of that release says all of it");
+    }
+    text
 }
 
 fn name_of(component: Component) -> String {
