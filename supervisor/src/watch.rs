@@ -14,6 +14,8 @@ pub(crate) use stillness::Stillness;
 pub(crate) const WINDOW: Duration = Duration::from_secs(2);
 /// Silence for longer than that is a hang. With what it takes to notice and to act, a stopped process is replaced within 3 s.
 pub(crate) const SILENCE: Duration = Duration::from_millis(2500);
+/// Silence that is not usual any more.
+const DOUBT: Duration = Duration::from_millis(1250);
 /// How often the supervisor looks, at the least.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -62,9 +64,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// From the first `WATCHDOG=1` on: who never says it is not expected to. Silence for longer than `limit` is to be looked into.
-    pub(crate) const fn new(now: Awake, limit: Duration) -> Self {
-        Self { last_alive: now, limit }
+    /// From the first `WATCHDOG=1` on: who never says it is not expected to.
+    pub(crate) const fn new(now: Awake) -> Self {
+        Self { last_alive: now, limit: SILENCE }
     }
 
     /// It said so again.
@@ -75,6 +77,11 @@ impl Watch {
     /// For how long it has been silent.
     pub(crate) fn silence(&self, now: Awake) -> Duration {
         now.0.saturating_sub(self.last_alive.0)
+    }
+
+    /// Whether that is unusual: time to see what it does.
+    pub(crate) fn is_doubtful(&self, now: Awake) -> bool {
+        self.silence(now) > DOUBT
     }
 
     /// Whether that is too long.
@@ -97,7 +104,7 @@ mod tests {
     fn hung_after(gaps: &[u64]) -> Option<usize> {
         let mut now = Instant::now();
         let mut attention = Attention::new(now);
-        let watch = Watch::new(attention.look(now), SILENCE);
+        let watch = Watch::new(attention.look(now));
         gaps.iter().position(|gap| {
             now += Duration::from_millis(*gap);
             watch.is_overdue(attention.look(now))
@@ -125,7 +132,7 @@ mod tests {
     fn who_speaks_is_not_hung_and_who_asks_for_time_gets_it_once() {
         let mut now = Instant::now();
         let mut attention = Attention::new(now);
-        let mut watch = Watch::new(attention.look(now), SILENCE);
+        let mut watch = Watch::new(attention.look(now));
         let mut pass = |looks: u32| {
             (0..looks).fold(Awake::default(), |_, _| {
                 now += LOOK;

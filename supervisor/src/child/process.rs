@@ -28,8 +28,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub(crate) use stat::Activity;
 pub(super) use stat::Stat;
+pub(crate) use stat::{Activity, tracer_of};
 
 use super::{Exit, cgroup::Leaf, lane::Taken};
 use crate::output::Words;

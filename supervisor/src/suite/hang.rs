@@ -29,16 +29,20 @@ impl Suite {
                     self.slots.iter_mut().find(|slot| slot.machine.is_ready() && slot.generation_of(*pid) == Some(slot.machine.lead()));
                 let Some(slot) = serves.filter(|_| is_beat) else { return false };
                 slot.alive(slot.machine.lead(), now);
-                !self.is_anybody_overdue(now) || !self.look_for_hangs()
+                !self.is_anybody_doubtful(now) || !self.look_for_hangs()
             }
             Wake::Answered(id, generation) if self.slot(*id).is_some_and(|slot| slot.machine.is_ready()) => {
                 let now = self.attention.look(Instant::now());
                 self.alive(*id, *generation);
-                !self.is_anybody_overdue(now) || !self.look_for_hangs()
+                !self.is_anybody_doubtful(now) || !self.look_for_hangs()
             }
             Wake::Look => !self.look_for_hangs(),
             _ => false,
         }
+    }
+
+    fn is_anybody_doubtful(&self, now: Awake) -> bool {
+        self.slots.iter().any(|slot| slot.watch().is_some_and(|watch| watch.is_doubtful(now)))
     }
 
     fn is_anybody_overdue(&self, now: Awake) -> bool {
@@ -63,9 +67,9 @@ impl Suite {
         }
         for id in self.ids() {
             let Some(slot) = self.slot_mut(id) else { continue };
-            let Some(watch) = slot.watch().filter(|watch| watch.is_overdue(now)) else { continue };
+            let Some(watch) = slot.watch().filter(|watch| watch.is_doubtful(now)) else { continue };
             let (generation, silence) = (slot.machine.lead(), watch.silence(now));
-            if slot.hangs(silence, now) {
+            if slot.hangs(generation, silence, now) {
                 self.hang(id, generation, &format!("silent for {:.1} s", silence.as_secs_f64()));
                 found = true;
             }
@@ -110,6 +114,9 @@ impl Suite {
     /// It hangs, as it says itself or as its silence does. Once; and only one that serves: for others there are deadlines.
     pub(super) fn hang(&mut self, id: SlotId, generation: u32, what: &str) {
         let Some(slot) = self.slot_mut(id).filter(|slot| slot.machine.is_ready() && slot.machine.lead() == generation) else { return };
+        if slot.is_traced(generation) {
+            return;
+        }
         let Some(process) = slot.process_mut(generation).filter(|process| process.hung.is_none()) else { return };
         process.hung = Some(what.to_owned());
         let (component, instance, pid) = (id.component.name(), id.instance, process.launched.pid);

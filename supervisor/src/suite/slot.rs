@@ -10,7 +10,7 @@ use gatehouse_proto::internal::v1::InstanceStatus;
 
 use super::report::{Outcome, Stopped};
 use crate::{
-    child::{self, Activity, Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Then},
+    child::{self, Activity, Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Then, tracer_of},
     component::SlotId,
     output::Words,
     watch::{self, Awake, Stillness, Watch},
@@ -64,6 +64,8 @@ pub(crate) struct Running {
     watch: Option<Watch>,
     /// Of one that is asked, while it does not answer.
     stillness: Option<Stillness>,
+    /// Who traced it when it was looked at last.
+    tracer: Option<u32>,
     /// It makes no progress, and ends for it: what stands still.
     pub(crate) hung: Option<String>,
     /// Where its threads are dumped.
@@ -154,6 +156,7 @@ impl Slot {
             too_slow: false,
             watch: None,
             stillness: None,
+            tracer: None,
             hung: None,
             dump: None,
         };
@@ -208,22 +211,41 @@ impl Slot {
 
     /// It said `WATCHDOG=1`, or answered.
     pub(crate) fn alive(&mut self, generation: u32, now: Awake) {
-        let limit = if self.id.component.is_ours() { watch::SILENCE } else { watch::WINDOW };
         if let Some(process) = self.process_mut(generation) {
-            process.watch.get_or_insert(Watch::new(now, limit)).alive(now);
+            process.watch.get_or_insert(Watch::new(now)).alive(now);
             process.stillness = None;
         }
     }
 
-    /// Whether the lead, silent for too long, hangs. One of ours has had every chance to say something. Of a server that is asked, it is told by what it does.
-    pub(crate) fn hangs(&mut self, silence: Duration, now: Awake) -> bool {
-        let (lead, is_ours) = (self.machine.lead(), self.id.component.is_ours());
-        let Some(process) = self.process_mut(lead).filter(|_| !is_ours) else { return is_ours };
+    /// Whether that process, silent for so long, hangs. One of ours has had every chance to say something; of a server that is asked, it is told by what it does.
+    pub(crate) fn hangs(&mut self, generation: u32, silence: Duration, now: Awake) -> bool {
+        if self.is_traced(generation) {
+            // It has all its time again when it is let go.
+            self.alive(generation, now);
+            return false;
+        }
+        if self.id.component.is_ours() {
+            return silence > watch::SILENCE;
+        }
+        let Some(process) = self.process_mut(generation) else { return false };
         // Without a process there is nothing to see; its end is on its way to us.
         let Some(activity) = Activity::of(process.launched.pid) else { return false };
         let stillness = Stillness::seen(process.stillness, activity, now);
         process.stillness = Some(stillness);
         stillness.is_hang(silence, now)
+    }
+
+    /// Whether somebody has a debugger at it, or `strace`: then it is theirs.
+    pub(crate) fn is_traced(&mut self, generation: u32) -> bool {
+        let SlotId { component, instance } = self.id;
+        let Some(process) = self.process_mut(generation) else { return false };
+        let tracer = tracer_of(process.launched.pid);
+        if let Some(tracer) = tracer.filter(|_| process.tracer != tracer) {
+            let (component, pid) = (component.name(), process.launched.pid);
+            tracing::warn!(component, instance, generation, child.pid = pid, tracer, "traced by another process; not judged meanwhile");
+        }
+        process.tracer = tracer;
+        tracer.is_some()
     }
 
     /// It asked for more time.

@@ -22,6 +22,12 @@ impl Activity {
     }
 }
 
+/// Who traces the main thread of the process that has this pid now.
+pub(crate) fn tracer_of(pid: u32) -> Option<u32> {
+    let status = procfs::process::Process::new(i32::try_from(pid).ok()?).and_then(|process| process.status()).ok()?;
+    u32::try_from(status.tracerpid).ok().filter(|tracer| *tracer > 0)
+}
+
 /// Of `/proc/PID/stat`, what tells one process from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
