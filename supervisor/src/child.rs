@@ -13,7 +13,7 @@ pub(crate) use exit::{Exit, Reason};
 pub(crate) use lane::Lanes;
 pub(crate) use launch::{Launcher, NOT_HANDED_ON};
 pub(crate) use machine::{Action, Event, KILL_GRACE, Machine, Memory, Other, Policy, Quarantine, State, Then};
-pub(crate) use process::{Ended, Launched};
+pub(crate) use process::{Activity, Ended, Launched, tracer_of};
 
 #[cfg(test)]
 pub(crate) mod forks {

@@ -18,7 +18,6 @@ mod writing;
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -41,9 +40,8 @@ const SELF: &str = "/proc/self/exe";
 /// for the process: one that cannot be traced, or is gone, makes a poorer file. To be awaited or dropped; dropped, it ends its helper.
 pub(crate) fn threads(pid: u32, subject: &str, why: &str, dir: &Path) -> impl Future<Output = io::Result<PathBuf>> + use<> {
     let name = format!("{}-{subject}.txt", jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ"));
-    let (path, why, dir) = (dir.join(name), why.to_owned(), dir.to_owned());
+    let (path, why) = (dir.join(name), why.to_owned());
     async move {
-        fs::DirBuilder::new().recursive(true).mode(0o750).create(&dir)?;
         let mut command = Command::new(SELF);
         command.arg(FLAG).arg(pid.to_string()).arg(&path).arg(why).env_clear();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);

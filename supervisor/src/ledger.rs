@@ -10,11 +10,15 @@ mod file;
 use std::{
     collections::VecDeque,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use gatehouse_proto::internal::v1::ExitRecord;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, task::spawn_blocking, time::timeout};
 
 use self::file::LedgerFile;
 
@@ -32,6 +36,8 @@ struct Inner {
     memory: Mutex<Memory>,
     /// Locked before the memory.
     file: Mutex<LedgerFile>,
+    /// A thread is on its way to write all that is in the memory by then.
+    called: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -50,7 +56,7 @@ impl Ledger {
     pub(crate) fn open(state_dir: &Path) -> Self {
         let mut memory = Memory::default();
         let file = LedgerFile::open(state_dir, |line| memory.push(line.into()));
-        Self(Arc::new(Inner { memory: Mutex::new(memory), file: Mutex::new(file) }))
+        Self(Arc::new(Inner { memory: Mutex::new(memory), file: Mutex::new(file), called: AtomicBool::new(false) }))
     }
 
     /// Remembers an end.
@@ -67,6 +73,8 @@ impl Ledger {
     /// Writes what is not written yet, without waiting for the disk.
     pub(crate) fn flush_soon(&self) {
         match Handle::try_current() {
+            // On a disk that stands still, each would be a thread.
+            Ok(_) if self.0.called.swap(true, Ordering::AcqRel) => {}
             Ok(runtime) => {
                 let this = self.clone();
                 drop(runtime.spawn_blocking(move || this.flush()));
@@ -75,9 +83,15 @@ impl Ledger {
         }
     }
 
-    /// Writes what is not written yet. For the end, and before another binary takes this one's place.
-    pub(crate) fn flush(&self) {
+    /// The same, and waits for it, but no longer than that. For the end, and before another binary takes this one's place.
+    pub(crate) async fn flushed(&self, bound: Duration) {
+        let this = self.clone();
+        let _late = timeout(bound, spawn_blocking(move || this.flush())).await;
+    }
+
+    fn flush(&self) {
         let mut file = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.called.store(false, Ordering::Release);
         // Not to be locked while the file is written: the suite's task takes it for each end.
         let (text, unwritten, kept) = {
             let mut memory = self.memory();

@@ -86,7 +86,7 @@ async fn open(process: Process, config: Config, before: Option<&mut Before>) -> 
     let lanes = Lanes::open(&shared.runtime_dir, &shared.state_dir).context("make the directory of the lanes")?;
     let mut left = adopt::find(&lanes);
     let metrics = SuiteMetrics::new(process.metrics());
-    let state = StateFile::open(&shared.state_dir, metrics.state_failures.clone());
+    let state = StateFile::open(&shared.state_dir, metrics.state_failures.clone()).context("start the thread that writes the state")?;
     let binaries = match (before.as_deref(), state.upgrade()) {
         (Some(before), Some(upgrade)) if before.back().is_some() => before.binaries(&upgrade.before),
         (Some(before), Some(upgrade)) => before.next(&upgrade.directory),

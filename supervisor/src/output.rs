@@ -15,6 +15,7 @@ mod capture;
 mod files;
 mod history;
 mod lines;
+mod live;
 mod pause;
 mod ring;
 mod trail;
@@ -35,13 +36,14 @@ use jiff::Timestamp;
 use prometheus::{IntCounter, IntCounterVec};
 use tokio::{
     io::AsyncWrite,
-    sync::{Semaphore, broadcast},
+    sync::{Semaphore, watch},
     time::timeout,
 };
 
 use self::{
     files::{Bounds, Files},
     lines::{Line, Style},
+    live::Live,
     pause::Pause,
     ring::Rings,
     trail::Trail,
@@ -56,8 +58,6 @@ pub(crate) use files::Wanted;
 pub(crate) use history::Query;
 pub(crate) use lines::{Level, plain};
 
-/// Lines that may wait for one who follows.
-const FOLLOWERS_LAG: usize = 1024;
 /// Those whose files are read at the same time.
 const REPLAYS: usize = 4;
 /// How long the disk may take over the last lines.
@@ -72,7 +72,8 @@ struct Hub {
     style: Style,
     rate: u64,
     spoken: Mutex<Spoken>,
-    live: broadcast::Sender<Arc<Line>>,
+    /// The number of the last line.
+    newest: watch::Sender<u64>,
     files: Option<Files>,
     trail: Trail,
     lines: IntCounterVec,
@@ -86,6 +87,8 @@ struct Hub {
 struct Spoken {
     seq: u64,
     rings: Rings,
+    /// Empty while nobody follows.
+    live: Live,
 }
 
 /// Which of its two outputs.
@@ -125,7 +128,7 @@ impl Output {
             style: if text { Style::Text } else { Style::Json },
             rate: logs.rate,
             spoken: Mutex::default(),
-            live: broadcast::Sender::new(FOLLOWERS_LAG),
+            newest: watch::Sender::new(0),
             files,
             trail: Trail::open(stdout),
             lines,
@@ -186,8 +189,12 @@ impl Output {
         if let Some(files) = &self.0.files {
             files.line(Arc::clone(&line));
         }
-        // Nobody may be following.
-        let _nobody = self.0.live.send(Arc::clone(&line));
+        if self.0.newest.receiver_count() > 0 {
+            spoken.live.push(Arc::clone(&line));
+        } else {
+            spoken.live.clear();
+        }
+        self.0.newest.send_replace(line.seq);
         line
     }
 }

@@ -1,10 +1,15 @@
 //! What must hold before anything is started: every component's configuration, asked of its own binary, and that there are binaries at all.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    io,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 
 use futures_util::future::{OptionFuture, join_all};
 use gatehouse_chassis::{config::Shared, exit};
-use tokio::{process::Command, runtime::Builder, time::timeout};
+use tokio::{io::AsyncReadExt as _, process::Command, runtime::Builder, time::timeout};
 
 use crate::{
     Config, binaries,
@@ -17,6 +22,8 @@ use crate::{
     systemd, upgrade,
 };
 
+/// What is kept of what a check says: more than anybody reads, and twice as much in between.
+const MOST_SAID: usize = 64 << 10;
 /// A check reads a file and a key; one that takes longer hangs.
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -72,23 +79,42 @@ async fn check(component: Component, config: Option<&Path>) -> Vec<String> {
 /// What a binary of ours says to `--check`, one problem a line. It is told under the name at `path`, however the command executes it.
 pub(crate) async fn problems(path: &Path, mut command: Command, config: Option<&Path>, bound: Duration) -> Vec<String> {
     let name = path.file_name().unwrap_or_default().display();
-    command.arg("--check").stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    command.arg("--check").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     if let Some(config) = config {
         command.arg("--config").arg(config);
     }
     for name in NOT_HANDED_ON {
         command.env_remove(name);
     }
-    let output = match timeout(bound, command.output()).await {
+    let (status, said) = match timeout(bound, output(command)).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return vec![format!("{} cannot be executed: {error}", path.display())],
         Err(_) => return vec![format!("{name} --check did not end within {bound:?}")],
     };
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&said);
     let mut lines = said.lines().map(str::trim_end).filter(|line| !line.is_empty());
-    match Exit::of(output.status) {
+    match Exit::of(status) {
         Exit::Status(code) if code == i32::from(exit::OK) => Vec::new(),
         Exit::Status(code) if code == i32::from(exit::CONFIG) => lines.map(ToOwned::to_owned).collect(),
         exit => vec![format!("{name} --check ended with {exit}: {}", lines.next_back().map(plain).unwrap_or_default())],
     }
+}
+
+/// How it ended, and the end of what it said. It may be anybody's program, and say anything.
+async fn output(mut command: Command) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let mut child = command.spawn()?;
+    let mut stderr = child.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let (mut said, mut is_cut) = (Vec::new(), false);
+    while stderr.read_buf(&mut said).await? > 0 {
+        if said.len() > 2 * MOST_SAID {
+            said.drain(..said.len() - MOST_SAID);
+            is_cut = true;
+        }
+    }
+    if is_cut {
+        // Not half a line.
+        let whole = said.iter().position(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        said.splice(..whole, *b"it said more than this before:\n");
+    }
+    Ok((child.wait().await?, said))
 }

@@ -1,4 +1,4 @@
-//! The embedded Redis server: a child like the others, whose readiness is an answered PING.
+//! The embedded Redis server: a child like the others, whose readiness and whose progress is an answered PING.
 
 use std::{
     fs::{self, File},
@@ -10,17 +10,20 @@ use std::{
 };
 
 use gatehouse_chassis::{
+    Shutdown,
     config::{RedisAddr, RedisConfig, Secret, Shared, embedded_password_path},
     exit::Fatal,
-    redis::Redis,
+    redis::{Redis, cmd},
 };
 use rustix::fs::{MemfdFlags, memfd_create};
-use tokio::time::sleep;
+use tokio::{sync::mpsc, time::sleep};
 
 use crate::child::NOT_HANDED_ON;
 
-/// Between two tries while it loads its file.
+/// Between two tries while it does not answer.
 const PING_INTERVAL: Duration = Duration::from_millis(20);
+/// Between an answer and the next question: half of the silence that is looked into.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How it is started.
 #[derive(Clone, Debug)]
@@ -65,13 +68,34 @@ impl Embedded {
         matches!(&self.config.addr, RedisAddr::Unix(path) if path.exists())
     }
 
-    /// Resolves when it answers an authenticated PING.
-    pub(crate) fn answers(&self) -> impl Future<Output = ()> + use<> {
+    /// Asks whoever listens on its socket, by an authenticated PING, until the answers are not wanted any more: as often as it takes until the first, about once
+    /// a second from then on.
+    pub(crate) fn answers(&self, shutdown: &Shutdown) -> mpsc::Receiver<()> {
+        let (answered, answers) = mpsc::channel(1);
         let config = self.config.clone();
-        async move {
-            while Redis::connect(&config).await.is_err() {
-                sleep(PING_INTERVAL).await;
+        shutdown.spawn_companion("redis-ping", async move {
+            tokio::select! {
+                () = ask(&config, &answered) => {}
+                () = answered.closed() => {}
             }
+        });
+        answers
+    }
+}
+
+/// Silence is judged by whoever waits for the answers.
+async fn ask(config: &RedisConfig, answered: &mpsc::Sender<()>) {
+    let redis = loop {
+        match Redis::connect(config).await {
+            Ok(redis) => break redis,
+            Err(_) => sleep(PING_INTERVAL).await,
+        }
+    };
+    while answered.send(()).await.is_ok() {
+        sleep(ASK_INTERVAL).await;
+        // Who says no, as one that loads (`-LOADING`) or runs a script (`-BUSY`), lives.
+        while redis.run::<String>(&cmd("PING")).await.is_err_and(|error| !error.is_answer()) {
+            sleep(PING_INTERVAL).await;
         }
     }
 }

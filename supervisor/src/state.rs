@@ -1,38 +1,43 @@
 //! What outlives the supervisor: the history of every slot, how many pushers an operator wanted, the changes that are queued. `supervisor.state.json` in the
 //! state directory.
 //!
-//! Which processes run does not stand here: their lanes say so. A disk that is full costs the memory of a supervisor that dies meanwhile, and nothing
-//! else: the suite goes on with what it knows.
+//! Which processes run does not stand here: their lanes say so. A disk that is full or stands still costs the memory of a supervisor that dies meanwhile, and
+//! nothing else: the suite goes on with what it knows.
 
 mod change;
+mod writer;
 
 use std::{
     collections::BTreeMap,
     fs, io,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use prometheus::IntCounter;
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use tokio::task::spawn_blocking;
 
 use gatehouse_proto::internal::v1::ChangeStatus;
 
 use crate::{child::Memory, component::SlotId, upgrade::Upgrade};
 use change::SavedChange;
+use writer::Writer;
 
 /// Between two tries on a disk that takes nothing.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long a disk may take before it is one that stands still. Less than anybody notices; many times what a write takes.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The file, and what it should say.
 #[derive(Debug)]
 pub(crate) struct StateFile {
-    path: PathBuf,
     record: Record,
-    written: Vec<u8>,
-    /// The last write failed; the next is due then.
-    failing: Option<Instant>,
-    failures: IntCounter,
+    /// As it was handed over last.
+    handed: Vec<u8>,
+    writer: Writer,
+    /// The last write failed or is still under way; it is to be looked after then.
+    due: Option<Instant>,
 }
 
 /// What is remembered of a slot.
@@ -89,7 +94,7 @@ fn each_change<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SavedCh
 
 impl StateFile {
     /// Reads what the last supervisor left. What cannot be read is nothing; it is kept beside under another name for whoever wants to know.
-    pub(crate) fn open(state_dir: &Path, failures: IntCounter) -> Self {
+    pub(crate) fn open(state_dir: &Path, failures: IntCounter) -> io::Result<Self> {
         let path = state_dir.join("supervisor.state.json");
         let record = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
@@ -106,7 +111,7 @@ impl StateFile {
                 Record::default()
             }
         };
-        Self { path, record, written: Vec::new(), failing: None, failures }
+        Ok(Self { record, handed: Vec::new(), writer: Writer::open(path, failures)?, due: None })
     }
 
     /// What is remembered of that slot.
@@ -150,13 +155,18 @@ impl StateFile {
     }
 
     /// Whether the next supervisor would find all that was noted before the last [`StateFile::write`].
-    pub(crate) const fn is_written(&self) -> bool {
-        self.failing.is_none()
+    pub(crate) fn is_written(&self) -> bool {
+        self.writer.outcome() == Some(true)
     }
 
-    /// When a write that failed is to be tried again, though nothing changes meanwhile.
+    /// Whether that was tried at least. Not so while the disk stands still.
+    pub(crate) fn is_tried(&self) -> bool {
+        self.writer.outcome().is_some()
+    }
+
+    /// When a write is to be looked after, though nothing changes meanwhile.
     pub(crate) const fn due(&self) -> Option<Instant> {
-        self.failing
+        self.due
     }
 
     /// How changes stand.
@@ -169,35 +179,39 @@ impl StateFile {
         self.record.changes.iter().cloned().map(ChangeStatus::from).collect()
     }
 
-    /// Writes it if it has changed. A failure is tried again with the next change, and when it is [`StateFile::due`].
+    /// Writes it if it has changed. When this returns, that is done, unless the disk stands still: then whoever calls is held up once, for a moment, and not
+    /// again before the disk has caught up. A failure is tried again with the next call, which comes when it is [`StateFile::due`].
     pub(crate) fn write(&mut self) {
         let Ok(bytes) = serde_json::to_vec(&self.record) else { return };
-        if bytes == self.written {
-            // What could not be written has been taken back.
-            self.failing = None;
-            return;
+        let before = self.writer.outcome();
+        if bytes != self.handed || before == Some(false) {
+            self.writer.hand_over(bytes.clone());
+            self.handed = bytes;
+            if before.is_some() {
+                self.writer.newest().wait(PATIENCE);
+            }
         }
-        let draft = self.path.with_extension("json.new");
-        match fs::write(&draft, &bytes).and_then(|()| fs::rename(&draft, &self.path)) {
-            Ok(()) => {
-                self.written = bytes;
-                if self.failing.take().is_some() {
-                    tracing::info!("{} is written again", self.path.display());
-                }
-            }
-            Err(error) => {
-                self.failures.inc();
-                if self.failing.replace(Instant::now() + AGAIN).is_none() {
-                    let path = self.path.display();
-                    tracing::error!(%error, "{path} not written; a supervisor that starts after this one died would not know the latest history");
-                }
-            }
+        self.due = match self.writer.outcome() {
+            Some(true) => None,
+            Some(false) => Some(Instant::now() + AGAIN),
+            None => Some(Instant::now() + PATIENCE),
+        };
+    }
+
+    /// Resolves when what was handed over last was tried, or could not be for so long.
+    pub(crate) fn tried(&self, bound: Duration) -> impl Future<Output = ()> + use<> {
+        let newest = self.writer.newest();
+        async move {
+            // Cancelled with the runtime, at the end.
+            let _over = spawn_blocking(move || newest.wait(bound)).await;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
     use crate::component::Component;
 
@@ -221,7 +235,7 @@ mod tests {
             "scale": {"wanted": 4}, "starting": "perhaps", "upgrade": {"directory": 1}, "weather": "fine",
             "changes": [{"id": 5}, {"id": "c", "what": "restart edge", "state": "queued"}]}"#;
         fs::write(dir.path().join("supervisor.state.json"), text).unwrap();
-        let state = StateFile::open(dir.path(), failures());
+        let state = StateFile::open(dir.path(), failures()).unwrap();
         let edge = state.slot(EDGE);
         assert_eq!((edge.memory.generations, edge.memory.quarantine, edge.restarts), (7, None, 2));
         let admin = state.slot(SlotId { component: Component::Admin, instance: 0 });
@@ -233,11 +247,11 @@ mod tests {
     #[test]
     fn the_next_supervisor_reads_what_this_one_wrote() {
         let dir = tempfile::tempdir().unwrap();
-        let mut state = StateFile::open(dir.path(), failures());
+        let mut state = StateFile::open(dir.path(), failures()).unwrap();
         assert_eq!(state.slot(EDGE), SlotRecord::default());
         state.scale(2, 5);
         noted(&mut state, 7);
-        let next = StateFile::open(dir.path(), failures());
+        let next = StateFile::open(dir.path(), failures()).unwrap();
         assert_eq!((next.slot(EDGE).memory.generations, next.slot(EDGE).restarts), (7, 3));
         assert_eq!((next.pushers(2), next.pushers(3)), (5, 3), "another configuration beats an old scale");
     }
@@ -247,22 +261,44 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("supervisor.state.json");
         fs::write(&path, "{").unwrap();
-        assert_eq!(StateFile::open(dir.path(), failures()).slot(EDGE), SlotRecord::default());
+        assert_eq!(StateFile::open(dir.path(), failures()).unwrap().slot(EDGE), SlotRecord::default());
         assert!(path.with_extension("json.unreadable").exists());
     }
 
     #[test]
     fn a_disk_that_takes_nothing_is_counted_and_tried_again() {
         let dir = tempfile::tempdir().unwrap();
-        let gone = dir.path().join("state");
-        let mut state = StateFile::open(&gone, failures());
+        let (gone, failures) = (dir.path().join("state"), failures());
+        let mut state = StateFile::open(&gone, failures.clone()).unwrap();
         noted(&mut state, 1);
         noted(&mut state, 2);
-        assert_eq!(state.failures.get(), 2);
-        assert!(state.due().is_some() && !state.is_written(), "it is tried again though nothing changes");
+        assert_eq!(failures.get(), 2);
+        assert!(state.due().is_some() && state.is_tried() && !state.is_written(), "it is tried again though nothing changes");
         fs::create_dir(&gone).unwrap();
         state.write();
         assert!(state.due().is_none() && state.is_written());
-        assert_eq!(StateFile::open(&gone, failures()).slot(EDGE).memory.generations, 2);
+        assert_eq!(StateFile::open(&gone, failures).unwrap().slot(EDGE).memory.generations, 2);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_stands_still_holds_nobody_up_twice_and_gets_the_newest_in_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        // Whoever writes waits until somebody reads.
+        let draft = dir.path().join("supervisor.state.json.new");
+        nix::unistd::mkfifo(&draft, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut state = StateFile::open(dir.path(), failures()).unwrap();
+        noted(&mut state, 1);
+        let begun = Instant::now();
+        (2..=1000).for_each(|generations| noted(&mut state, generations));
+        assert!(begun.elapsed() < Duration::from_secs(20), "it waits each time: {:?}", begun.elapsed());
+        assert!(state.due().is_some() && !state.is_tried() && !state.is_written());
+        let mut first = String::new();
+        // With it the pipe is in the place of the file, and the next draft is a file.
+        fs::File::open(&draft).unwrap().read_to_string(&mut first).unwrap();
+        assert!(first.contains("\"generations\":1,"), "{first}");
+        state.tried(Duration::from_secs(20)).await;
+        state.write();
+        assert!(state.due().is_none() && state.is_written());
+        assert_eq!(StateFile::open(dir.path(), failures()).unwrap().slot(EDGE).memory.generations, 1000);
     }
 }

@@ -6,6 +6,7 @@
 //! stage, nothing is started any more.
 
 mod adopt;
+mod answers;
 mod changes;
 mod drain;
 mod hang;
@@ -20,9 +21,17 @@ mod starvation;
 mod step;
 mod upgrade;
 
-use std::{future::pending, path::PathBuf, time::Instant};
+use std::{
+    future::pending,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use futures_util::{StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
+use futures_util::{
+    StreamExt as _,
+    future::{LocalBoxFuture, join},
+    stream::FuturesUnordered,
+};
 use gatehouse_chassis::{
     Process,
     backoff::random_unit,
@@ -47,10 +56,14 @@ use crate::{
     upgrade::Before,
     watch::Attention,
 };
+use answers::Answers;
 use jobs::Jobs;
 use slot::Slot;
 use starvation::Starvation;
 use upgrade::Next;
+
+/// How long the disk may take over what is written last.
+const LAST_WRITE: Duration = Duration::from_millis(500);
 
 /// What the driver is made of; see [`crate::serve`].
 pub(crate) struct Parts {
@@ -73,8 +86,7 @@ pub(crate) struct Suite {
     parts: Parts,
     slots: Vec<Slot>,
     exits: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32, Ended)>>,
-    /// Of the embedded Redis, which cannot notify: resolves when it answers. Dropped with its process, for nobody else may answer in its place.
-    answers: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32)>>,
+    answers: Option<Answers>,
     /// Dumps of hung children that are being written.
     dumps: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32, Option<PathBuf>)>>,
     /// Processes that no slot has a place for, on their way out.
@@ -131,7 +143,7 @@ impl Suite {
             parts,
             slots: Vec::new(),
             exits: FuturesUnordered::new(),
-            answers: FuturesUnordered::new(),
+            answers: None,
             dumps: FuturesUnordered::new(),
             left_over: FuturesUnordered::new(),
             attention: Attention::new(begun),
@@ -183,7 +195,7 @@ impl Suite {
             }
             match wake {
                 Wake::Exited(id, generation, ended) => self.exited(id, generation, ended),
-                Wake::Answered(id, generation) => self.step(id, Event::Ready(generation)),
+                Wake::Answered(id, generation) => self.answered(id, generation),
                 Wake::Said(pid, words) => self.said(pid, &words),
                 Wake::Order(order) => self.jobs.queue(*order),
                 Wake::Dumped(id, generation, dump) => self.dumped(id, generation, dump),
@@ -197,7 +209,7 @@ impl Suite {
             self.settle().await;
         }
         self.parts.launcher.close().await;
-        self.parts.ledger.flush();
+        join(self.parts.ledger.flushed(LAST_WRITE), self.parts.state.tried(LAST_WRITE)).await;
         self.finish()
     }
 
@@ -209,7 +221,7 @@ impl Suite {
         let look = tokio::time::Instant::from_std(self.attention.next());
         tokio::select! {
             Some((id, generation, ended)) = self.exits.next() => Wake::Exited(id, generation, ended),
-            Some((id, generation)) = self.answers.next() => Wake::Answered(id, generation),
+            (id, generation) = Answers::next(&mut self.answers) => Wake::Answered(id, generation),
             Some((id, generation, dump)) = self.dumps.next() => Wake::Dumped(id, generation, dump),
             Some(()) = self.left_over.next() => Wake::Time,
             next = prepared(&mut self.next) => Wake::Prepared(next),

@@ -53,6 +53,8 @@ const NEXT: &str = "next.";
 const BACK: &str = "back";
 /// The most of it that is read.
 const MAX_BACK: u64 = 4096;
+/// The most that is told of what is wrong with a new one.
+const MAX_VERDICT: usize = 4096;
 /// The first descriptor of a program that is executed with others (`SD_LISTEN_FDS_START`).
 const FIRST_FD: usize = 3;
 /// It asks every component, and they have twenty seconds.
@@ -185,7 +187,7 @@ impl Release {
         command.arg0(SUPERVISOR).env("GATEHOUSE_BIN_DIR", &self.directory);
         let problems = problems(&self.directory.join(SUPERVISOR), command, config.as_deref(), CHECK).await;
         if !problems.is_empty() {
-            return Err(problems.join("; "));
+            return Err(verdict(&problems));
         }
         // It asked the components by their names.
         let (opened, asked) = (self.binaries.builds(), Binaries::pin(&self.directory)?.builds());
@@ -201,6 +203,16 @@ impl Release {
         });
         program.map_or_else(|error| error, |program| reexec::exec(&program.program(), &kept))
     }
+}
+
+/// It is kept, and shown in one line.
+fn verdict(problems: &[String]) -> String {
+    let mut text = problems.join("; ");
+    if text.len() > MAX_VERDICT {
+        text.truncate(text.floor_char_boundary(MAX_VERDICT));
+        text.push_str(" … and more; `gatehouse-supervisor --check` of that release says all of it");
+    }
+    text
 }
 
 fn pin(files: &[(Component, OwnedFd)], directory: &Path) -> Result<Binaries, String> {

@@ -4,12 +4,18 @@
 //! silent, and their words wait in its queue. So time is counted by [`Attention`], which stands still while the supervisor does, and nobody is judged
 //! before the queue was read to its end.
 
+mod stillness;
+
 use std::time::{Duration, Instant};
+
+pub(crate) use stillness::Stillness;
 
 /// What components are told in `WATCHDOG_USEC`. They speak more than twice in it, and name what hangs before it is over.
 pub(crate) const WINDOW: Duration = Duration::from_secs(2);
 /// Silence for longer than that is a hang. With what it takes to notice and to act, a stopped process is replaced within 3 s.
 pub(crate) const SILENCE: Duration = Duration::from_millis(2500);
+/// Silence that is not usual any more.
+const DOUBT: Duration = Duration::from_millis(1250);
 /// How often the supervisor looks, at the least.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -71,6 +77,11 @@ impl Watch {
     /// For how long it has been silent.
     pub(crate) fn silence(&self, now: Awake) -> Duration {
         now.0.saturating_sub(self.last_alive.0)
+    }
+
+    /// Whether that is unusual: time to see what it does.
+    pub(crate) fn is_doubtful(&self, now: Awake) -> bool {
+        self.silence(now) > DOUBT
     }
 
     /// Whether that is too long.

@@ -105,7 +105,7 @@ fn held(met: &Met) -> Option<Found> {
     if let Some(record) = met.record.as_ref().filter(|record| runs(record)) {
         return Some(Found::of_record(met, record));
     }
-    let holders = holders(&met.file);
+    let holders = holders(&met.file.metadata().ok()?);
     let Some(leader) = holders.iter().find(|holder| holder.leads) else {
         end_forks(met, &holders);
         return None;

@@ -21,6 +21,8 @@ use std::{
     rc::Rc,
 };
 
+use tokio::task::spawn_blocking;
+
 pub(super) use holder::{Holder, holders};
 pub(super) use record::Record;
 
@@ -127,9 +129,11 @@ impl Taken {
     }
 
     /// Who still holds the lane though its process has ended: what that process forked.
-    pub(super) fn held_on(&self) -> Vec<Holder> {
-        let Ok(file) = open(&self.path) else { return Vec::new() };
-        if is_locked(&file).unwrap_or(false) { holders(&file) } else { Vec::new() }
+    pub(super) async fn held_on(&self) -> Vec<Holder> {
+        let looked = open(&self.path).and_then(|file| Ok((is_locked(&file)?, file.metadata()?)));
+        let Ok((true, wanted)) = looked else { return Vec::new() };
+        // Cancelled with the runtime, at the end.
+        spawn_blocking(move || holders(&wanted)).await.unwrap_or_default()
     }
 }
 
@@ -153,7 +157,8 @@ fn is_locked(file: &File) -> io::Result<bool> {
 }
 
 fn held(path: &Path, file: &File) -> io::Error {
-    let pids: Vec<_> = holders(file).iter().map(|holder| holder.pid.to_string()).collect();
+    let holders = file.metadata().map(|wanted| holders(&wanted)).unwrap_or_default();
+    let pids: Vec<_> = holders.iter().map(|holder| holder.pid.to_string()).collect();
     let who = if pids.is_empty() { "a process that cannot be seen".to_owned() } else { format!("pid {}", pids.join(", ")) };
     io::Error::new(io::ErrorKind::ResourceBusy, format!("{} is held by {who}, which is not ours; not started beside it", path.display()))
 }

@@ -24,10 +24,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::watch,
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 
 pub(super) use stat::Stat;
+pub(crate) use stat::{Activity, tracer_of};
 
 use super::{Exit, cgroup::Leaf, lane::Taken};
 use crate::output::Words;
@@ -177,12 +179,14 @@ impl Handle {
     }
 
     /// How a process ended whose pidfd is readable. Its group goes first: until it is reaped, the group's number is its own.
-    fn reap(&self, said: Option<i32>) -> Exit {
+    async fn reap(&self, said: Option<i32>) -> Exit {
         if let Some(leaf) = &self.leaf {
             leaf.kill();
         }
         if !self.is_child {
-            group::kill_rest(self.pid, self.start_time);
+            let (pid, start_time) = (self.pid, self.start_time);
+            // It looks at every process of the machine, and the driver has others to look after.
+            let _at_the_end = spawn_blocking(move || group::kill_rest(pid, start_time)).await;
             return match said {
                 Some(status) => Exit::Status(status),
                 // SIGKILL is the one thing that we sent it and nothing it could have answered.
@@ -202,8 +206,8 @@ impl Handle {
     }
 
     /// The same, and what its cgroup knows of it.
-    fn conclude(&self, said: Option<i32>) -> Ended {
-        let mut exit = self.reap(said);
+    async fn conclude(&self, said: Option<i32>) -> Ended {
+        let mut exit = self.reap(said).await;
         let mut peak_rss_bytes = self.peak.get();
         if let Some(leaf) = &self.leaf {
             peak_rss_bytes = leaf.peak().unwrap_or(peak_rss_bytes);
@@ -230,7 +234,7 @@ fn ended(handle: Rc<Handle>, lane: Option<Taken>, mut said: watch::Receiver<Opti
             let _unheard = timeout(LAST_WORD, said.wait_for(Option::is_some)).await;
         }
         let said = *said.borrow();
-        let ended = handle.conclude(said);
+        let ended = handle.conclude(said).await;
         if let Some(lane) = lane {
             clear(&lane, handle.pid).await;
         }
@@ -242,7 +246,7 @@ fn ended(handle: Rc<Handle>, lane: Option<Taken>, mut said: watch::Receiver<Opti
 async fn clear(lane: &Taken, child: u32) {
     let begun = Instant::now();
     loop {
-        let left = lane.held_on();
+        let left = lane.held_on().await;
         if left.is_empty() {
             return;
         }

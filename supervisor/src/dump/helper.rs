@@ -3,9 +3,9 @@
 use std::{
     env,
     ffi::OsString,
-    fs::{File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -37,6 +37,9 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<(i32, PathBuf,
 
 /// The quick part first: when the rest takes too long, it is there.
 pub(super) fn dump(pid: i32, path: &Path, why: &str) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
+    }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(path)?;
     let threads = threads::read(pid);
     file.write_all(writing::head(pid, why).as_bytes())?;

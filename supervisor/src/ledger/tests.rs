@@ -1,6 +1,6 @@
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{OpenOptionsExt as _, symlink},
     time::{Duration, Instant},
 };
 
@@ -135,4 +135,23 @@ fn a_disk_that_stands_still_holds_up_nobody_who_reads_or_records() {
     assert_eq!(all(&ledger), [1]);
     assert!(fs::read_to_string(&path).unwrap().contains("words of 1"));
     writer.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_stands_still_costs_two_threads_and_whoever_waits_for_it_no_longer_than_they_will() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ledger, path) = (Ledger::open(dir.path()), dir.path().join("exits.jsonl"));
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let threads = || fs::read_dir("/proc/self/task").unwrap().count();
+    let before = threads();
+    for number in 0..400 {
+        ledger.record(&exit(number));
+    }
+    ledger.flushed(Duration::from_millis(100)).await;
+    // Other tests have threads of their own.
+    assert!(threads() < before + 200, "{} after {before}", threads());
+    assert_eq!(all(&ledger).len(), 400);
+    // For the threads, that they end with the test.
+    let _reader = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
 }

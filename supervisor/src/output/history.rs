@@ -14,7 +14,7 @@ use std::{
 
 use gatehouse_proto::internal::v1::LogLine;
 use tokio::{
-    sync::{broadcast::error::RecvError, mpsc},
+    sync::{mpsc, watch},
     task::spawn_blocking,
     time::timeout,
 };
@@ -26,12 +26,13 @@ use super::{
 };
 use crate::component::SlotId;
 
-/// Lines on their way to one who asked.
-const QUEUE: usize = 256;
+/// Lines on their way to one who asked; each may have 16 KiB.
+const QUEUE: usize = 16;
 /// How long the disk may take before the rings must do.
 const DISK: Duration = Duration::from_secs(2);
-/// Lines read from files at once.
+/// Lines read from files at once, and bytes.
 const PIECE: usize = 64;
+const PIECE_BYTES: usize = 64 << 10;
 /// How long a reader may take over one line: somebody with a pager, who went for a coffee.
 const PATIENCE: Duration = Duration::from_mins(15);
 
@@ -70,11 +71,11 @@ impl Output {
         let cut = Arc::new(AtomicBool::new(false));
         let slow = Arc::clone(&cut);
         // Nothing is said between these: what comes later is live, everything before is in the files or the rings.
-        let (seq, live, kept, look) = {
+        let (seq, newest, kept, look) = {
             let spoken = self.spoken();
-            let live = query.follow.then(|| self.0.live.subscribe());
+            let newest = query.follow.then(|| self.0.newest.subscribe());
             let kept = spoken.rings.lines().filter(|line| query.wants(line)).cloned().collect::<VecDeque<_>>();
-            (spoken.seq, live, kept, self.0.files.as_ref().map(|files| files.look(query.wanted)))
+            (spoken.seq, newest, kept, self.0.files.as_ref().map(|files| files.look(query.wanted)))
         };
         let output = self.clone();
         self.0.readers.spawn("logs", async move {
@@ -90,25 +91,32 @@ impl Output {
                     return;
                 }
             }
-            let Some(mut live) = live else { return };
-            let mut gone = pin!(told.closed());
-            loop {
-                let line = tokio::select! {
-                    line = live.recv() => line,
-                    () = &mut gone => return,
-                };
-                let line = match line {
-                    Ok(line) if line.seq <= seq || !query.wants(&line) => continue,
-                    Ok(line) => log_line(&line),
-                    Err(RecvError::Lagged(missed)) => missed_lines(missed),
-                    Err(RecvError::Closed) => return,
-                };
-                if told.send(line).await.is_err() {
-                    return;
-                }
+            if let Some(newest) = newest {
+                output.follow(newest, seq + 1, query, &told).await;
             }
         });
         Told { lines: answer, cut }
+    }
+
+    /// What is said from that number on, until nobody wants it any more.
+    async fn follow(&self, mut newest: watch::Receiver<u64>, mut next: u64, query: Query, told: &mpsc::Sender<LogLine>) {
+        let mut gone = pin!(told.closed());
+        loop {
+            tokio::select! {
+                Ok(_said) = newest.wait_for(|newest| *newest >= next) => {}
+                () = &mut gone => return,
+            }
+            let (missed, lines) = self.spoken().live.from(next);
+            if missed > 0 && told.send(missed_lines(missed)).await.is_err() {
+                return;
+            }
+            for line in lines {
+                next = line.seq + 1;
+                if query.wants(&line) && told.send(log_line(&line)).await.is_err() {
+                    return;
+                }
+            }
+        }
     }
 
     /// Reads the files piece by piece. A reader's own pace costs nobody else a turn or a thread.
@@ -207,10 +215,12 @@ struct Replay {
 impl Replay {
     /// The next lines; none at the end.
     fn piece(&mut self) -> io::Result<Vec<LogLine>> {
-        let mut piece = Vec::new();
+        let (mut piece, mut bytes) = (Vec::new(), 0);
         while piece.len() < PIECE
+            && bytes < PIECE_BYTES
             && let Some(line) = self.next()?
         {
+            bytes += line.line.len();
             piece.push(line);
         }
         Ok(piece)

@@ -1,9 +1,9 @@
 //! Sockets that the children of a dead supervisor still hold, taken from them (`pidfd_getfd(2)`) while they go on using them.
 //!
 //! The kernel allows it to whoever may trace the child: the same user, unless `kernel.yama.ptrace_scope` says otherwise, or one with `CAP_SYS_PTRACE`.
-//! Components do not declare a tracer (`PR_SET_PTRACER`): the next supervisor's pid is not known in advance, and to allow every process of the user would
-//! open the signer's key to all of them. Where it is refused there is systemd's fd store. Without it, local sockets are bound anew and their components replaced
-//! while they serve; only who holds an address that cannot be bound twice has to end first ([`Held`]).
+//! The tracer that components declare (`PR_SET_PTRACER`) is the supervisor that started them, for dumps. It cannot be the next one, whose pid is not known in
+//! advance, and to allow every process of the user would open the signer's key to all of them. Where it is refused there is systemd's fd store. Without it, local
+//! sockets are bound anew and their components replaced while they serve; only who holds an address that cannot be bound twice has to end first ([`Held`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -109,13 +109,11 @@ impl Suite {
         {
             process.asked = Some(Instant::now());
         }
-        if leads && is_ready && component.is_ours() {
+        if leads && is_ready {
             // It is expected to go on saying so.
             slot.alive(generation, awake);
         }
-        if let (Component::Redis, false, Some(redis)) = (component, is_ready, self.parts.launcher.redis()) {
-            self.answers.push(redis.answers().map(move |()| (id, generation)).boxed_local());
-        }
+        self.ask(id, generation);
         if leads && component.is_ours() {
             self.pin(found);
         }

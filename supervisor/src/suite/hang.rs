@@ -1,4 +1,5 @@
-//! A child that makes no progress: another takes its place at once, while it is dumped, aborted, and killed if that does not end it.
+//! A child that makes no progress: another takes its place at once, while it is dumped, aborted, and killed if that does not end it. Redis, of which there can be
+//! only one, is replaced when it has ended; what it had acknowledged was on the disk (`appendfsync always`).
 
 use std::{
     path::PathBuf,
@@ -8,9 +9,11 @@ use std::{
 use futures_util::FutureExt as _;
 use gatehouse_chassis::backoff::random_unit;
 
-use super::{Event, SlotId, Suite, Wake};
+use super::{Event, SlotId, Suite, Wake, answers::Answers};
 use crate::{component::label, dump, notify::Word, watch::Awake};
 
+/// Dumps at the same time. Each is a process that reads symbol tables, for a second at most; of many that hang for the same reason, some are enough.
+const DUMPS: usize = 4;
 /// Messages that are read before children are judged: more than the queue of the socket holds.
 const QUEUE: usize = 1024;
 
@@ -26,11 +29,20 @@ impl Suite {
                     self.slots.iter_mut().find(|slot| slot.machine.is_ready() && slot.generation_of(*pid) == Some(slot.machine.lead()));
                 let Some(slot) = serves.filter(|_| is_beat) else { return false };
                 slot.alive(slot.machine.lead(), now);
-                !self.is_anybody_overdue(now) || !self.look_for_hangs()
+                !self.is_anybody_doubtful(now) || !self.look_for_hangs()
+            }
+            Wake::Answered(id, generation) if self.slot(*id).is_some_and(|slot| slot.machine.is_ready()) => {
+                let now = self.attention.look(Instant::now());
+                self.alive(*id, *generation);
+                !self.is_anybody_doubtful(now) || !self.look_for_hangs()
             }
             Wake::Look => !self.look_for_hangs(),
             _ => false,
         }
+    }
+
+    fn is_anybody_doubtful(&self, now: Awake) -> bool {
+        self.slots.iter().any(|slot| slot.watch().is_some_and(|watch| watch.is_doubtful(now)))
     }
 
     fn is_anybody_overdue(&self, now: Awake) -> bool {
@@ -45,16 +57,20 @@ impl Suite {
             found |= words.iter().any(|word| *word != Word::Alive);
             self.said(pid, &words);
         }
+        while let Some((id, generation)) = self.answers.as_mut().and_then(Answers::try_next) {
+            self.answered(id, generation);
+        }
         self.sample_memory(Instant::now());
         let now = self.attention.look(Instant::now());
         if self.is_anybody_overdue(now) && self.restore_notifications(now) {
             return found;
         }
         for id in self.ids() {
-            let Some(slot) = self.slot(id) else { continue };
-            let (generation, overdue) = (slot.machine.lead(), slot.watch().filter(|watch| watch.is_overdue(now)));
-            if let Some(watch) = overdue {
-                self.hang(id, generation, &format!("silent for {:.1} s", watch.silence(now).as_secs_f64()));
+            let Some(slot) = self.slot_mut(id) else { continue };
+            let Some(watch) = slot.watch().filter(|watch| watch.is_doubtful(now)) else { continue };
+            let (generation, silence) = (slot.machine.lead(), watch.silence(now));
+            if slot.hangs(generation, silence, now) {
+                self.hang(id, generation, &format!("silent for {:.1} s", silence.as_secs_f64()));
                 found = true;
             }
         }
@@ -75,6 +91,12 @@ impl Suite {
         true
     }
 
+    /// Redis did, when it was asked.
+    pub(super) fn answered(&mut self, id: SlotId, generation: u32) {
+        self.step(id, Event::Ready(generation));
+        self.alive(id, generation);
+    }
+
     pub(super) fn alive(&mut self, id: SlotId, generation: u32) {
         let now = self.attention.now();
         if let Some(slot) = self.slot_mut(id) {
@@ -92,6 +114,9 @@ impl Suite {
     /// It hangs, as it says itself or as its silence does. Once; and only one that serves: for others there are deadlines.
     pub(super) fn hang(&mut self, id: SlotId, generation: u32, what: &str) {
         let Some(slot) = self.slot_mut(id).filter(|slot| slot.machine.is_ready() && slot.machine.lead() == generation) else { return };
+        if slot.is_traced(generation) {
+            return;
+        }
         let Some(process) = slot.process_mut(generation).filter(|process| process.hung.is_none()) else { return };
         process.hung = Some(what.to_owned());
         let (component, instance, pid) = (id.component.name(), id.instance, process.launched.pid);
@@ -99,11 +124,15 @@ impl Suite {
         self.step(id, Event::Hung { generation, draw: random_unit() });
     }
 
-    /// Dumps its threads, and aborts it when that is done.
+    /// Dumps its threads, and aborts it when that is done; at once, when others are being dumped already.
     pub(super) fn abort_hung(&mut self, id: SlotId, generation: u32) {
         let dumps = self.parts.process.shared().state_dir.join("dumps");
         let Some(process) = self.slot(id).and_then(|slot| slot.process(generation)) else { return };
         let (component, instance, pid) = (id.component.name(), id.instance, process.launched.pid);
+        if self.dumps.len() >= DUMPS {
+            tracing::warn!(component, instance, child.pid = pid, "its threads are not dumped, for those of {DUMPS} others are just being");
+            return self.dumped(id, generation, None);
+        }
         let subject = format!("{}.g{generation}", label(id));
         let dump = dump::threads(pid, &subject, process.hung.as_deref().unwrap_or_default(), &dumps);
         let dumped = async move {

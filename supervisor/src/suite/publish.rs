@@ -64,7 +64,10 @@ impl Suite {
         let puts = self.parts.ends.desk.puts();
         self.parts.state.note_changes(self.parts.ends.desk.snapshot());
         self.remember_slots();
-        self.parts.ends.desk.noted(puts);
+        // Later, when the disk stands still.
+        if self.parts.state.is_tried() {
+            self.parts.ends.desk.noted(puts);
+        }
     }
 
     /// The same without changes: those of the supervisor before may not have been read yet.

@@ -39,9 +39,8 @@ impl Outcome {
     pub(crate) fn of(exit: &Exit, killed: bool, overran: bool) -> Self {
         match exit {
             _ if killed => Self::Killed,
-            Exit::Status(0) if overran => Self::Cut,
+            Exit::Status(0) | Exit::Unknown if overran => Self::Cut,
             Exit::Status(0) => Self::Drained,
-            Exit::Unknown if overran => Self::Cut,
             Exit::Unknown => Self::Unseen,
             other => Self::Failed(other.to_string()),
         }

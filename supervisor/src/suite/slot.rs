@@ -10,10 +10,10 @@ use gatehouse_proto::internal::v1::InstanceStatus;
 
 use super::report::{Outcome, Stopped};
 use crate::{
-    child::{self, Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Then},
+    child::{self, Activity, Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Then, tracer_of},
     component::SlotId,
     output::Words,
-    watch::{Awake, Watch},
+    watch::{self, Awake, Stillness, Watch},
 };
 
 /// So long before the end of its budget, or a quarter of it, a component answers those who still wait: what ends then was cut.
@@ -60,8 +60,12 @@ pub(crate) struct Running {
     pub(crate) killed: bool,
     /// Killed because it was not ready in time.
     pub(crate) too_slow: bool,
-    /// From its first `WATCHDOG=1` on.
+    /// From its first sign of life on.
     watch: Option<Watch>,
+    /// Of one that is asked, while it does not answer.
+    stillness: Option<Stillness>,
+    /// Who traced it when it was looked at last.
+    tracer: Option<u32>,
     /// It makes no progress, and ends for it: what stands still.
     pub(crate) hung: Option<String>,
     /// Where its threads are dumped.
@@ -151,6 +155,8 @@ impl Slot {
             killed: false,
             too_slow: false,
             watch: None,
+            stillness: None,
+            tracer: None,
             hung: None,
             dump: None,
         };
@@ -203,11 +209,43 @@ impl Slot {
         ended
     }
 
-    /// It said `WATCHDOG=1`.
+    /// It said `WATCHDOG=1`, or answered.
     pub(crate) fn alive(&mut self, generation: u32, now: Awake) {
         if let Some(process) = self.process_mut(generation) {
             process.watch.get_or_insert(Watch::new(now)).alive(now);
+            process.stillness = None;
         }
+    }
+
+    /// Whether that process, silent for so long, hangs. One of ours has had every chance to say something; of a server that is asked, it is told by what it does.
+    pub(crate) fn hangs(&mut self, generation: u32, silence: Duration, now: Awake) -> bool {
+        if self.is_traced(generation) {
+            // It has all its time again when it is let go.
+            self.alive(generation, now);
+            return false;
+        }
+        if self.id.component.is_ours() {
+            return silence > watch::SILENCE;
+        }
+        let Some(process) = self.process_mut(generation) else { return false };
+        // Without a process there is nothing to see; its end is on its way to us.
+        let Some(activity) = Activity::of(process.launched.pid) else { return false };
+        let stillness = Stillness::seen(process.stillness, activity, now);
+        process.stillness = Some(stillness);
+        stillness.is_hang(silence, now)
+    }
+
+    /// Whether somebody has a debugger at it, or `strace`: then it is theirs.
+    pub(crate) fn is_traced(&mut self, generation: u32) -> bool {
+        let SlotId { component, instance } = self.id;
+        let Some(process) = self.process_mut(generation) else { return false };
+        let tracer = tracer_of(process.launched.pid);
+        if let Some(tracer) = tracer.filter(|_| process.tracer != tracer) {
+            let (component, pid) = (component.name(), process.launched.pid);
+            tracing::warn!(component, instance, generation, child.pid = pid, tracer, "traced by another process; not judged meanwhile");
+        }
+        process.tracer = tracer;
+        tracer.is_some()
     }
 
     /// It asked for more time.

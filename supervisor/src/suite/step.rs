@@ -104,9 +104,7 @@ impl Suite {
         tracing::info!(component = component.name(), instance, generation, child.pid = child, build, lane, "component starting");
         slot.run(launched);
         self.exits.push(ended.map(move |ended| (id, generation, ended)).boxed_local());
-        if let (Component::Redis, Some(redis)) = (component, self.parts.launcher.redis()) {
-            self.answers.push(redis.answers().map(move |()| (id, generation)).boxed_local());
-        }
+        self.ask(id, generation);
     }
 
     pub(super) fn terminate(&mut self, id: SlotId, generation: u32, now: Instant) {
@@ -139,7 +137,7 @@ impl Suite {
             self.parts.metrics.stopped(id, stopped.outcome.label(), stopped.took);
         }
         if id.component == Component::Redis {
-            self.answers.clear();
+            self.answers = None;
         }
         // First, for a failed start restarts nobody.
         self.check_start(id, &ended.exit);

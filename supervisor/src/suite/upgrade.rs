@@ -24,8 +24,13 @@ use crate::{
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// Among the builds from before: the supervisor's.
 const OWN: &str = "supervisor";
+/// And so long the disk.
+const DISK: Duration = Duration::from_secs(2);
 /// Of the scheduler, until every task that was woken has run.
 const TURNS: usize = 8;
+
+/// Why nothing is executed.
+const DRAINS: &str = "the suite drains";
 
 /// What was prepared, and is to be executed now.
 #[derive(Debug)]
@@ -62,16 +67,19 @@ impl Suite {
                 Ok(next) => {
                     // What children said and how they ended goes with us, or nowhere.
                     let pulse = self.pulse.clone();
-                    pulse.during(HAND_OVER, self.parts.launcher.output().hand_over()).await;
-                    self.parts.ledger.flush();
+                    let last = async {
+                        self.parts.launcher.output().hand_over().await;
+                        self.parts.ledger.flushed(DISK).await;
+                    };
+                    pulse.during(HAND_OVER, last).await;
                     // A signal that came meanwhile is heard now; no other image would hear of it.
                     for _ in 0..TURNS {
                         tokio::task::yield_now().await;
                     }
                     let why = match next {
-                        _ if self.parts.process.shutdown().is_draining() => "the suite drains".to_owned(),
-                        Next::New(release) => self.execute_new(&job, &release),
-                        Next::Before => self.execute_before(),
+                        _ if self.parts.process.shutdown().is_draining() => DRAINS.to_owned(),
+                        Next::New(release) => self.execute_new(&job, &release).await,
+                        Next::Before => self.execute_before().await,
                     };
                     self.parts.launcher.output().take_back();
                     why
@@ -84,7 +92,7 @@ impl Suite {
     }
 
     /// Returns if it cannot.
-    fn execute_new(&mut self, job: &Job, release: &Release) -> String {
+    async fn execute_new(&mut self, job: &Job, release: &Release) -> String {
         let directory = release.directory.clone();
         let program = directory.join(upgrade::SUPERVISOR);
         let kept = binaries::directory()
@@ -96,8 +104,10 @@ impl Suite {
         kept.extend(binaries);
         job.statuses().into_iter().for_each(|status| self.parts.ends.desk.publish(status));
         self.parts.state.note_upgrade(Some(Upgrade { directory, before, builds: self.builds(), back: None }));
-        self.remember();
-        let why = if self.parts.state.is_written() {
+        self.remember_for_good().await;
+        let why = if self.parts.process.shutdown().is_draining() {
+            DRAINS.to_owned()
+        } else if self.parts.state.is_written() {
             tracing::info!(program = %program.display(), "the new supervisor takes over");
             format!("{} cannot be executed: {}", program.display(), release.execute(kept))
         } else {
@@ -107,8 +117,17 @@ impl Suite {
         why
     }
 
+    /// Gives a disk that stands still some time.
+    async fn remember_for_good(&mut self) {
+        self.remember();
+        let (pulse, tried) = (self.pulse.clone(), self.parts.state.tried(DISK));
+        if !self.parts.state.is_tried() {
+            pulse.during(DISK, tried).await;
+        }
+    }
+
     /// Returns if it cannot: then the new supervisor goes on, with the components from before.
-    fn execute_before(&mut self) -> String {
+    async fn execute_before(&mut self) -> String {
         let left = self.of_another_binary();
         let rolled_back = match left.as_slice() {
             [] => "; rolled back".to_owned(),
@@ -117,9 +136,14 @@ impl Suite {
         let why = self.parts.state.upgrade().and_then(|upgrade| upgrade.back.clone()).unwrap_or_default() + &rolled_back;
         let error = match (self.kept(), self.parts.before.take()) {
             (Ok(kept), Some(before)) => {
-                self.remember();
-                tracing::warn!("the supervisor from before takes over again");
-                before.execute(kept, &why)
+                self.remember_for_good().await;
+                if self.parts.state.is_tried() {
+                    tracing::warn!("the supervisor from before takes over again");
+                    before.execute(kept, &why)
+                } else {
+                    // An exec waits for every thread, and one waits for the disk.
+                    io::Error::new(io::ErrorKind::TimedOut, "the disk stands still")
+                }
             }
             (Ok(_), None) => io::Error::other("it was not handed on"),
             (Err(error), _) => error,

@@ -2,7 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::{
+    errno::Errno,
+    sys::{
+        ptrace,
+        signal::Signal,
+        wait::{WaitPidFlag, waitpid},
+    },
+    unistd::Pid,
+};
 
 use crate::world::{World, instance, send};
 
@@ -54,6 +62,88 @@ async fn a_component_that_says_what_stalls_is_replaced_at_once() {
     assert!(world.read("stderr").contains("component hung: stalled: reader, 1.8 s"), "{}", world.read("stderr"));
     let dumps = world.dumps();
     assert!(dumps[0].0.ends_with("Z-pusher-1.g1.txt") && dumps[0].1.contains("why:     stalled: reader, 1.8 s\n"), "{dumps:?}");
+}
+
+/// As a debugger does it: every thread of that process stands still. `None`: the kernel does not allow it here.
+fn attached(pid: u32) -> Option<Vec<Pid>> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let threads: Vec<_> = tasks.map(|task| Pid::from_raw(task.unwrap().file_name().to_str().unwrap().parse().unwrap())).collect();
+    for thread in &threads {
+        match ptrace::attach(*thread) {
+            Err(Errno::EPERM) => return None,
+            attached => attached.unwrap(),
+        }
+        waitpid(*thread, Some(WaitPidFlag::__WALL)).unwrap();
+    }
+    Some(threads)
+}
+
+#[tokio::test]
+async fn what_somebody_has_a_debugger_at_is_left_alone_until_it_is_let_go() {
+    let mut world = World::new().env("GATEWAY_REDIS_MASTER_ADDR", "");
+    let before = beating(&mut world).await;
+    let pids = ["edge", "redis"].map(|component| instance(&before, component, 0).pid);
+    let mut traced = Vec::new();
+    for pid in pids {
+        let Some(threads) = attached(pid.unwrap()) else { return eprintln!("ptrace is not allowed here; not checked") };
+        traced.extend(threads);
+    }
+    let begun = Instant::now();
+    let all_is_well = |status: &gatehouse_proto::internal::v1::StatusResponse| {
+        status.ready && ["edge", "redis"].map(|component| instance(status, component, 0).pid) == pids
+    };
+    let judged = async |world: &mut World, until: Duration| {
+        while begun.elapsed() < until {
+            let status = world.until("it answers", |_| true).await;
+            assert!(all_is_well(&status), "{}", world.read("stderr"));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    judged(&mut world, Duration::from_secs(6)).await;
+    assert!(world.read("stderr").contains("traced by another process; not judged meanwhile"), "{}", world.read("stderr"));
+    for thread in traced {
+        ptrace::detach(thread, None).unwrap();
+    }
+    // It has its time to say something.
+    judged(&mut world, Duration::from_secs(10)).await;
+    send(pids[0].unwrap(), Signal::SIGSTOP);
+    world.until("the edge is replaced", |status| status.ready && instance(status, "edge", 0).generation == 2).await;
+    assert!(world.stop().await.success());
+}
+
+/// How many processes dump for it now.
+fn helpers(world: &World) -> usize {
+    let pid = world.pid();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let line = |pid: &str| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    children.split_whitespace().filter(|pid| String::from_utf8_lossy(&line(pid)).contains("--dump-threads")).count()
+}
+
+#[tokio::test]
+async fn many_that_hang_at_once_are_replaced_at_once_and_some_of_them_dumped() {
+    const PUSHERS: usize = 16;
+    let mut world = World::new().config(&format!("[suite]\npushers = {PUSHERS}"));
+    let before = world.ready().await;
+    let hung: Vec<_> = before.instances.iter().filter(|instance| instance.component == "pusher").collect();
+    for instance in hung {
+        send(instance.pid.unwrap(), Signal::SIGUSR1);
+    }
+    let (begun, mut most) = (Instant::now(), 0);
+    loop {
+        most = most.max(helpers(&world));
+        // No more often than costs them little.
+        if let Ok(Some(status)) = tokio::time::timeout(Duration::from_millis(5), world.status()).await {
+            let pushers = status.instances.iter().filter(|instance| instance.component == "pusher");
+            if status.ready && pushers.clone().count() == PUSHERS && pushers.clone().all(|pusher| pusher.last_exit == "hung") {
+                break;
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", world.read("stderr"));
+    }
+    assert!((1..=4).contains(&most), "{most} at once");
+    let undumped = world.read("stderr").lines().filter(|line| line.contains("its threads are not dumped")).count();
+    assert_eq!(world.dumps().len() + undumped, PUSHERS, "{}", world.read("stderr"));
+    assert!(world.stop().await.success());
 }
 
 #[tokio::test]

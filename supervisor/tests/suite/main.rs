@@ -6,6 +6,7 @@
 mod adopt;
 mod changes;
 mod control;
+mod disk;
 mod drain;
 mod fake;
 mod hang;

@@ -1,11 +1,86 @@
 //! The embedded Redis server, a real one.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
-use tokio::{net::UnixListener, time::timeout};
+use tokio::{net::UnixListener, task::spawn_blocking, time::timeout};
 
 use crate::world::{World, instance, send};
+
+/// Somebody who talks to it.
+struct Client(BufReader<UnixStream>);
+
+impl Client {
+    fn connect(world: &World) -> Self {
+        let stream = UnixStream::connect(world.path("run/redis.sock")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut client = Self(BufReader::new(stream));
+        let secret = world.read("state/redis.password");
+        assert_eq!(client.ask(&format!("AUTH {}", secret.trim())), "+OK");
+        client
+    }
+
+    fn say(&mut self, command: &str) {
+        write!(self.0.get_mut(), "{command}\r\n").unwrap();
+    }
+
+    /// The first line of the answer.
+    fn ask(&mut self, command: &str) -> String {
+        self.say(command);
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_is_stopped_is_replaced_and_has_lost_nothing() {
+    let mut world = World::new().env("GATEWAY_REDIS_MASTER_ADDR", "");
+    let before = world.ready().await;
+    let pid = instance(&before, "redis", 0).pid.unwrap();
+    assert_eq!(Client::connect(&world).ask("SET key acknowledged"), "+OK");
+    let begun = Instant::now();
+    send(pid, Signal::SIGSTOP);
+    world.until("it is found", |status| instance(status, "redis", 0).state != "ready").await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let after = world.until("redis is replaced", |status| status.ready && instance(status, "redis", 0).generation == 2).await;
+    assert_eq!(Client::connect(&world).ask("STRLEN key"), ":12");
+    assert_eq!(instance(&after, "edge", 0).pid, instance(&before, "edge", 0).pid);
+    let exits = world.exits("redis").await;
+    let [exit] = exits.as_slice() else { panic!("{exits:?}") };
+    assert!((exit.cause.as_str(), exit.pid) == ("hung", pid) && exit.detail.starts_with("silent for 2."), "{exit:?}");
+    assert!(exit.dump.ends_with("-redis.g1.txt"), "{exit:?}");
+    // One that is adopted is asked as well, by a supervisor that never had an answer of it.
+    send(world.pid(), Signal::SIGKILL);
+    world.ended().await;
+    send(instance(&after, "redis", 0).pid.unwrap(), Signal::SIGSTOP);
+    world.start();
+    world.until("redis is replaced again", |status| status.ready && instance(status, "redis", 0).generation == 3).await;
+    assert!(world.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_redis_that_works_is_left_at_it() {
+    let mut world = World::new().env("GATEWAY_REDIS_MASTER_ADDR", "");
+    let before = world.ready().await;
+    let (mut worker, mut other) = (Client::connect(&world), Client::connect(&world));
+    // Nobody is answered until it has run for five seconds; then everybody is told that it is busy.
+    let begun = Instant::now();
+    worker.say("EVAL \"while true do end\" 0");
+    let answer = spawn_blocking(move || (other.ask("PING"), other.ask("SCRIPT KILL"))).await.unwrap();
+    assert!(answer.0.starts_with("-BUSY") && answer.1 == "+OK", "{answer:?}");
+    assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+    let after = world.until("it serves", |status| status.ready).await;
+    assert_eq!(instance(&after, "redis", 0).pid, instance(&before, "redis", 0).pid);
+    assert!(world.exits("redis").await.is_empty());
+    assert!(world.stop().await.success());
+}
 
 #[tokio::test]
 async fn redis_runs_first_keeps_its_password_secret_comes_back_and_ends_last() {

@@ -201,6 +201,27 @@ async fn what_is_executed_is_what_was_checked_whatever_is_installed_meanwhile() 
 }
 
 #[tokio::test]
+async fn a_check_that_says_too_much_is_not_kept_and_its_end_is_told() {
+    let mut world = World::new();
+    world.ready().await;
+    let directory = release(&world);
+    let high_water = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", world.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().to_owned();
+        line.strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
+    };
+    let before = high_water();
+    let script = format!("#!/bin/sh\nyes '{}' | head -c 200000000 >&2\nexit 78\n", "nonsense ".repeat(20));
+    fs::write(directory.join("gatehouse-supervisor"), script).unwrap();
+    let verdict = upgrade(&world, &directory).await;
+    assert_eq!(verdict.state, "failed");
+    assert!(verdict.verdict.starts_with("it said more than this before:; nonsense") && verdict.verdict.len() < 5000, "{verdict:?}");
+    let grown = high_water() - before;
+    assert!(grown < 16 << 10, "{grown} kB");
+    assert!(world.stop().await.success());
+}
+
+#[tokio::test]
 async fn a_new_supervisor_that_cannot_start_gives_the_place_back() {
     let mut world = World::new();
     let next = release(&world);

@@ -3,7 +3,7 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, File},
+    fs::{self, Metadata},
     os::unix::fs::MetadataExt as _,
 };
 
@@ -18,9 +18,9 @@ pub(crate) struct Holder {
     pub(crate) leads: bool,
 }
 
-/// All but ourselves, the oldest first. Reads the descriptors of every process of our user: for what hardly ever happens.
-pub(crate) fn holders(lane: &File) -> Vec<Holder> {
-    let Ok(wanted) = lane.metadata() else { return Vec::new() };
+/// All but ourselves, the oldest first. Reads the descriptors of every process of our user, which takes its time: for what hardly ever happens. While another
+/// thread forks, nothing of ours may have the lane open, or the child would be taken for a holder until it executes.
+pub(crate) fn holders(wanted: &Metadata) -> Vec<Holder> {
     let is_wanted = |path: &std::path::Path| fs::metadata(path).is_ok_and(|it| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino()));
     let own = std::process::id();
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());

@@ -52,9 +52,9 @@ fn a_slot_has_two_processes_at_most_and_a_lane_is_free_when_its_process_has_ende
     assert_eq!(claim().unwrap().taken.name(), "edge-0.a");
 }
 
-#[test]
-fn nothing_is_started_beside_a_process_that_is_not_known() {
-    let _turn = forks::blocking_turn();
+#[tokio::test]
+async fn nothing_is_started_beside_a_process_that_is_not_known() {
+    let _turn = forks::turn().await;
     let (dir, lanes) = lanes();
     let claim = lanes.claim(Component::Edge, 0).unwrap().unwrap();
     let child = holder(&claim);
@@ -66,9 +66,9 @@ fn nothing_is_started_beside_a_process_that_is_not_known() {
     // Known, it is one of two.
     let taken = next.take(dir.path().join("lanes/edge-0.a"));
     assert_eq!(next.claim(Component::Edge, 0).unwrap().unwrap().taken.name(), "edge-0.b");
-    assert_eq!(taken.held_on().iter().map(|holder| holder.pid).collect::<Vec<_>>(), [child.id()]);
+    assert_eq!(taken.held_on().await.iter().map(|holder| holder.pid).collect::<Vec<_>>(), [child.id()]);
     end(child);
-    assert_eq!(taken.held_on(), []);
+    assert_eq!(taken.held_on().await, []);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_full_disk_hides_the_record_but_neither_the_lock_nor_its_holder() {
     drop(claim);
     let met = met(&lanes);
     assert!(met.is_locked && met.record.is_none());
-    let found = holders(&met.file);
+    let found = holders(&met.file.metadata().unwrap());
     assert_eq!(found.iter().map(|holder| (holder.pid, holder.leads)).collect::<Vec<_>>(), [(child.id(), true)]);
     kill_exactly(found[0].pid, found[0].start_time);
     end(child);
@@ -140,7 +140,7 @@ fn who_merely_reads_a_lane_does_not_hold_it() {
     let child = holder(&claim);
     let file = File::open(dir.path().join("lanes/edge-0.a")).unwrap();
     let mut reader = Command::new("sleep").arg("60").stdin(file).spawn().unwrap();
-    assert_eq!(holders(&claim.file).iter().map(|holder| holder.pid).collect::<Vec<_>>(), [child.id()]);
+    assert_eq!(holders(&claim.file.metadata().unwrap()).iter().map(|holder| holder.pid).collect::<Vec<_>>(), [child.id()]);
     reader.kill().unwrap();
     reader.wait().unwrap();
     end(child);

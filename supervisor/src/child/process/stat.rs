@@ -4,6 +4,30 @@ use std::time::{Duration, SystemTime};
 
 use procfs::Current as _;
 
+/// Of `/proc/PID/status`, what tells whether the main thread gets anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Activity {
+    /// `R`, `S`, `D`, `T`: running, asleep, waiting for the disk, stopped.
+    pub(crate) state: char,
+    /// How often it has left a processor.
+    pub(crate) switches: u64,
+}
+
+impl Activity {
+    /// Of the process that has this pid now.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let status = procfs::process::Process::new(i32::try_from(pid).ok()?).and_then(|process| process.status()).ok()?;
+        let switches = [status.voluntary_ctxt_switches, status.nonvoluntary_ctxt_switches].into_iter().flatten().sum();
+        Some(Self { state: status.state.chars().next()?, switches })
+    }
+}
+
+/// Who traces the main thread of the process that has this pid now.
+pub(crate) fn tracer_of(pid: u32) -> Option<u32> {
+    let status = procfs::process::Process::new(i32::try_from(pid).ok()?).and_then(|process| process.status()).ok()?;
+    u32::try_from(status.tracerpid).ok().filter(|tracer| *tracer > 0)
+}
+
 /// Of `/proc/PID/stat`, what tells one process from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {

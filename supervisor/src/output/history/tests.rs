@@ -84,9 +84,9 @@ async fn who_follows_too_slowly_is_told_what_is_missing() {
     let mut answer = room.output.tell(Query { follow: true, ..last(1) });
     say(&room, Component::Edge, 0, 0..1);
     answer.recv().await.unwrap();
-    say(&room, Component::Edge, 0, 1..5000);
+    say(&room, Component::Edge, 0, 1..20_000);
     let mut told: Vec<LogLine> = Vec::new();
-    while !told.last().is_some_and(|line| line.line.ends_with("edge 4999")) {
+    while !told.last().is_some_and(|line| line.line.ends_with("edge 19999")) {
         told.push(timeout(Duration::from_secs(10), answer.recv()).await.unwrap().unwrap());
     }
     let notice = told.iter().find(|line| line.component == "supervisor").unwrap();
