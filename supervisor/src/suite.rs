@@ -160,7 +160,7 @@ impl Suite {
         let budget = self.parts.process.shared().budgets.of(id.component.name());
         let policy = self.parts.config.restarts.policy(id.component, budget);
         let remembered = self.parts.state.slot(id);
-        let mut slot = Slot::new(id, policy, &remembered.memory);
+        let mut slot = Slot::new(id, policy, &remembered.memory, self.parts.ledger.last_of(id));
         slot.restarts = remembered.restarts;
         slot.stopped_by = remembered.stopped_by;
         self.parts.metrics.begin(id);

@@ -103,6 +103,25 @@ async fn what_was_taken_over_is_supervised_as_before() {
 }
 
 #[tokio::test]
+async fn how_a_process_ended_last_is_known_to_the_next_supervisor() {
+    let mut world = World::new();
+    let before = world.ready().await;
+    send(instance(&before, "edge", 0).pid.unwrap(), Signal::SIGKILL);
+    world.until("the edge is back", |status| status.ready && instance(status, "edge", 0).generation == 2).await;
+    // It is written by another thread.
+    let begun = Instant::now();
+    while !world.read("state/exits.jsonl").contains("SIGKILL") {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{}", world.read("stderr"));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    killed(&mut world).await;
+    let after = world.ready().await;
+    let edge = instance(&after, "edge", 0);
+    assert_eq!((edge.last_exit.as_str(), edge.last_exit.as_str()), ("signal 9 (SIGKILL)", world.exits("edge").await[0].exit.as_str()));
+    assert_eq!(after.instances.iter().filter(|other| !other.last_exit.is_empty()).count(), 1, "{after:?}");
+}
+
+#[tokio::test]
 async fn one_that_hung_while_nobody_supervised_is_found_out() {
     let mut world = World::new();
     let before = world.ready().await;
