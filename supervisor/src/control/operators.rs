@@ -38,10 +38,36 @@ pub enum Operator {
 }
 
 impl Access {
-    /// Reads the two keys.
+    /// Reads the two keys. Whom nobody knows is a problem now, not a denial when it matters.
     pub(crate) fn read(section: &mut Section<'_>) -> Self {
-        Self { group: section.key("control_group").optional(), operators: section.key("operators").list() }
+        let access = Self { group: section.key("control_group").optional(), operators: section.key("operators").list() };
+        if let Some(problem) = access.group.as_deref().and_then(unknown_group) {
+            section.problem("control_group", problem);
+        }
+        for problem in access.operators.iter().filter_map(Operator::unknown) {
+            section.problem("operators", problem);
+        }
+        access
     }
+}
+
+impl Operator {
+    /// Says so if there is no such user or group.
+    fn unknown(&self) -> Option<String> {
+        match self {
+            Self::User(name) => is_unknown(name, User::from_name(name)).then(|| format!("there is no user {name}")),
+            Self::Group(name) => unknown_group(name),
+        }
+    }
+}
+
+fn unknown_group(name: &str) -> Option<String> {
+    is_unknown(name, Group::from_name(name)).then(|| format!("there is no group {name}"))
+}
+
+/// A number needs no name, and of a database that fails nobody knows.
+fn is_unknown<T>(name: &str, found: nix::Result<Option<T>>) -> bool {
+    name.parse::<u32>().is_err() && matches!(found, Ok(None))
 }
 
 impl FromStr for Operator {
