@@ -68,7 +68,7 @@ pub struct FromWhere {
 
 #[derive(Debug, Args)]
 struct How {
-    /// Why, for the audit trail
+    /// Why, for the audit trail and whoever asks `gatehouse why`
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
     /// Return when it is over, with what came of it; the default
@@ -112,15 +112,9 @@ impl Order {
         Self { what: format!("restart {target}"), change: change_request::Change::Restart(target.into()), how }
     }
 
-    /// Until it is started. Whoever finds it stopped asks why.
-    pub fn stop(Whom { target, how }: Whom) -> Result<Self, Failure> {
-        if how.reason.trim().is_empty() {
-            let message = format!(
-                "stop needs a reason: --reason TEXT; {target} stays down until `gatehouse start {target}`, and others will ask why"
-            );
-            return Err(Failure::Usage(message));
-        }
-        Ok(Self { what: format!("stop {target}"), change: change_request::Change::Stop(target.into()), how })
+    /// Until it is started.
+    pub fn stop(Whom { target, how }: Whom) -> Self {
+        Self { what: format!("stop {target}"), change: change_request::Change::Stop(target.into()), how }
     }
 
     /// What was stopped.
