@@ -258,9 +258,8 @@ impl Suite {
         let verdict = match job.steps.last() {
             None => "nothing to do".to_owned(),
             Some(last) if job.failed => {
-                let slot = job.steps.len().checked_sub(1).map_or(String::new(), |_| name_of(last));
                 let left = if job.left.is_empty() { String::new() } else { format!("; not tried: {}", job.left.len()) };
-                format!("{slot}: {}{left}", last.message)
+                format!("{}: {}{left}", name_of(last), last.message)
             }
             Some(only) if job.steps.len() == 1 => format!("{}: {}", name_of(only), only.message),
             Some(_) => format!("{} done", job.steps.len()),
