@@ -20,6 +20,9 @@ use crate::{
 /// On top of what a start and a drain may take: the wait of what must wait for something else.
 const MARGIN: Duration = Duration::from_secs(10);
 
+/// Added to the verdict of what the next supervisor would not find in the state file.
+const UNNOTED: &str = "; it could not be noted on disk: if the supervisor dies now, the next one does not know of it";
+
 impl Suite {
     /// What the last supervisor had promised, from the beginning: a restart that was half done is done again.
     pub(super) fn resume_orders(&mut self) {
@@ -268,7 +271,11 @@ impl Suite {
             Task::Roll if job.failed => self.roll_back(job, &verdict),
             Task::Roll => self.rolled(&job),
             Task::Back => self.rolled_back(job),
-            _ => self.conclude(&job, &verdict),
+            _ => {
+                self.remember_slots();
+                let unnoted = if self.parts.state.is_written() { "" } else { UNNOTED };
+                self.conclude(&job, &format!("{verdict}{unnoted}"));
+            }
         }
     }
 
