@@ -206,7 +206,7 @@ impl Supervisor for Control {
         if self.process.shutdown().is_draining() {
             return Err(Status::unavailable(NoSeat::Closed.to_string()));
         }
-        let credentials = request.extensions().get::<Credentials>().copied();
+        let credentials = request.extensions().get::<Credentials>().cloned();
         let claimed = request.metadata().get(CLAIMED_USER).and_then(|claimed| claimed.to_str().ok()).map(ToOwned::to_owned);
         let ChangeRequest { reason, change } = request.into_inner();
         let (id, reason, change) = (uuid::Uuid::now_v7().to_string(), reason.trim().to_owned(), Change::read(change));

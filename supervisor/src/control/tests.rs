@@ -245,7 +245,22 @@ async fn who_is_no_operator_may_look_but_not_touch_and_the_attempt_is_recorded()
     );
 }
 
-/// No test but the process above, when it is one.
+/// As a login that was given its groups by whoever began it, and that no user database knows.
+#[tokio::test]
+async fn a_supplementary_group_of_the_caller_counts() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can act as other users");
+    }
+    let mut house = House::new(NO_REDIS, &Access { group: Some("3999999".into()), operators: Vec::new() });
+    let mut call = tokio::process::Command::new("setpriv");
+    call.args(["--reuid", "3999998", "--regid", "3999998", "--groups", "3999997,3999999"]).arg(env::current_exe().unwrap());
+    call.args(["control::tests::caller", "--exact", "--nocapture"]).env("CONTROL_SOCKET", house.socket()).env("CONTROL_RELEASE", "");
+    let output = String::from_utf8(call.output().await.unwrap().stdout).unwrap();
+    assert!(output.contains("answers: Ok Ok"), "{output}");
+    assert_eq!(house.ends().desk.next().await.actor, "uid 3999998");
+}
+
+/// No test but the processes above, when it is one.
 #[tokio::test]
 async fn caller() {
     let Some(socket) = env::var_os("CONTROL_SOCKET").map(PathBuf::from) else { return };
