@@ -50,6 +50,9 @@ pub(crate) struct SlotRecord {
 struct Scale {
     configured: u32,
     wanted: u32,
+    /// How many there were, while it is under way.
+    #[serde(default)]
+    from: Option<u32>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,9 +122,21 @@ impl StateFile {
         self.record.scale.filter(|scale| scale.configured == configured).map_or(configured, |scale| scale.wanted)
     }
 
-    /// An operator wants that many.
-    pub(crate) const fn scale(&mut self, configured: u32, wanted: u32) {
-        self.record.scale = Some(Scale { configured, wanted });
+    /// An operator wants that many. `from`: how many there were, until that is done.
+    pub(crate) const fn scale(&mut self, configured: u32, wanted: u32, from: Option<u32>) {
+        self.record.scale = Some(Scale { configured, wanted, from });
+    }
+
+    /// From how many pushers to so many is under way, perhaps since the last supervisor.
+    pub(crate) fn scaled_from(&self, configured: u32, wanted: u32) -> Option<u32> {
+        self.record.scale.filter(|scale| (scale.configured, scale.wanted) == (configured, wanted))?.from
+    }
+
+    /// Nobody is at it any more.
+    pub(crate) fn end_scale(&mut self) {
+        if let Some(scale) = &mut self.record.scale {
+            scale.from = None;
+        }
     }
 
     /// Where a slot stands.
@@ -235,11 +250,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut state = StateFile::open(dir.path(), failures());
         assert_eq!(state.slot(EDGE), SlotRecord::default());
-        state.scale(2, 5);
+        state.scale(2, 5, Some(2));
         noted(&mut state, 7);
         let next = StateFile::open(dir.path(), failures());
         assert_eq!((next.slot(EDGE).memory.generations, next.slot(EDGE).restarts), (7, 3));
         assert_eq!((next.pushers(2), next.pushers(3)), (5, 3), "another configuration beats an old scale");
+        assert_eq!([next.scaled_from(2, 5), next.scaled_from(3, 5), next.scaled_from(2, 4)], [Some(2), None, None]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use gatehouse_proto::internal::v1::{InstanceStatus, StatusResponse, Target, change_request::Change};
+use gatehouse_proto::internal::v1::{InstanceStatus, Scale, StatusResponse, Target, change_request::Change};
 use nix::sys::signal::Signal;
 
 use crate::world::{World, instance, send};
@@ -240,6 +240,39 @@ async fn a_restart_that_was_half_done_is_brought_to_its_end() {
     assert_eq!(verdict.state, "done", "{verdict:?}");
     let after = world.status().await.unwrap();
     assert_eq!((instance(&after, "edge", 0).generation, count(&world, "term edge-0")), (3, 1));
+}
+
+#[tokio::test]
+async fn a_scale_that_was_half_done_says_what_came_of_it() {
+    let mut world = World::new();
+    let scale = |instances| Change::Scale(Scale { component: "pusher".to_owned(), instances });
+    let before = world.ready().await;
+    world.behave("pusher", "silent");
+    let change_id = world.begin(scale(4)).await;
+    let half = world.until("the third starts", |status| status.instances.len() == before.instances.len() + 1).await;
+    killed(&mut world).await;
+    world.behave("pusher", "deaf");
+    send(instance(&half, "pusher", 2).pid.unwrap(), Signal::SIGKILL);
+    world.start();
+    let verdict = world.verdict(&change_id).await;
+    let steps: Vec<_> = verdict.steps.iter().map(|step| (step.instance, step.to_generation > 0)).collect();
+    assert_eq!((verdict.state.as_str(), verdict.verdict.as_str(), steps), ("done", "2 done", vec![(2, true), (3, true)]), "{verdict:?}");
+    let after = world.status().await.unwrap();
+    assert_eq!(others(&after, "pusher"), others(&before, "pusher"));
+
+    // The other way.
+    let change_id = world.begin(scale(2)).await;
+    world.event("term pusher-3").await;
+    killed(&mut world).await;
+    for number in [2, 3] {
+        send(instance(&after, "pusher", number).pid.unwrap(), Signal::SIGKILL);
+    }
+    world.start();
+    let verdict = world.verdict(&change_id).await;
+    assert_eq!((verdict.state.as_str(), verdict.verdict.as_str()), ("done", "from 4 to 2, begun by the supervisor before"));
+    let after = world.until("as before", |status| status.ready).await;
+    assert_eq!(processes(&after), processes(&before));
+    assert_eq!(world.change(scale(2)).await.verdict, "nothing to do");
 }
 
 #[tokio::test]
