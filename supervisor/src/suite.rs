@@ -35,7 +35,7 @@ pub use drain::drain_budget;
 
 use crate::{
     Config, binaries,
-    child::{Ended, Event, Launcher, adopt::Found},
+    child::{Ended, Event, Launcher, Moment, adopt::Found},
     component::{Component, SlotId, roll},
     control::{ControlEnds, Order, millis},
     held::Held,
@@ -87,6 +87,8 @@ pub(crate) struct Suite {
     /// It served before, under a supervisor that is no more.
     goes_on: bool,
     begun: Instant,
+    /// By which times of day are noted.
+    moment: Moment,
     failure: Option<Fatal>,
     aborted: bool,
     healthy: bool,
@@ -140,6 +142,7 @@ impl Suite {
             phase,
             goes_on: false,
             begun,
+            moment: Moment::now(),
             failure: None,
             aborted: false,
             healthy: false,

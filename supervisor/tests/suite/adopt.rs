@@ -47,6 +47,15 @@ fn count(world: &World, event: &str) -> usize {
     world.events().iter().filter(|found| *found == event).count()
 }
 
+/// Waits until it stands in the ledger's file, which is written by another thread.
+async fn recorded(world: &World, words: &str) {
+    let begun = Instant::now();
+    while !world.read("state/exits.jsonl").contains(words) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{}", world.read("stderr"));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 #[tokio::test]
 async fn what_a_killed_supervisor_leaves_serves_on_and_is_taken_over_as_it_is() {
     let mut world = World::new();
@@ -108,12 +117,7 @@ async fn how_a_process_ended_last_is_known_to_the_next_supervisor() {
     let before = world.ready().await;
     send(instance(&before, "edge", 0).pid.unwrap(), Signal::SIGKILL);
     world.until("the edge is back", |status| status.ready && instance(status, "edge", 0).generation == 2).await;
-    // It is written by another thread.
-    let begun = Instant::now();
-    while !world.read("state/exits.jsonl").contains("SIGKILL") {
-        assert!(begun.elapsed() < Duration::from_secs(10), "{}", world.read("stderr"));
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    recorded(&world, "SIGKILL").await;
     killed(&mut world).await;
     let after = world.ready().await;
     let edge = instance(&after, "edge", 0);
@@ -147,6 +151,32 @@ async fn one_that_died_while_nobody_supervised_is_started_and_its_failure_touche
     assert!(!after.ready && !world.is_healthy().await);
     world.behave("edge", "");
     assert_eq!(world.change(Change::Restart(target("edge"))).await.state, "done");
+    assert!(world.status().await.unwrap().ready);
+}
+
+#[tokio::test]
+async fn what_is_in_quarantine_is_tried_by_the_next_supervisor_no_sooner() {
+    let mut world = World::new().config("[supervisor]\nquarantine_after = 2");
+    let before = world.ready().await;
+    for (component, behaviour) in [("edge", "exit=75"), ("admin", "exit=78")] {
+        world.behave(component, behaviour);
+        send(instance(&before, component, 0).pid.unwrap(), Signal::SIGKILL);
+        world.until("quarantine", |status| instance(status, component, 0).state == "quarantined").await;
+        world.behave(component, "");
+    }
+    let quarantined = world.until("both are told", |status| status.instances.iter().filter(|one| one.pid.is_none()).count() == 2).await;
+    let events = world.events();
+    recorded(&world, "admin cannot go on").await;
+    killed(&mut world).await;
+    world.start();
+    let after = world.until("all are there", |status| status.instances.len() == before.instances.len()).await;
+    assert_eq!(processes(&after), processes(&quarantined));
+    assert_eq!([instance(&after, "edge", 0), instance(&after, "admin", 0)].map(|one| one.state.as_str()), ["quarantined"; 2], "{after:?}");
+    assert!(instance(&after, "edge", 0).detail.ends_with("tried again slowly: ERROR edge cannot go on"), "{after:?}");
+    assert!(!after.ready && !world.is_healthy().await && world.events() == events, "{after:?}");
+    for component in ["edge", "admin"] {
+        assert_eq!(world.change(Change::Restart(target(component))).await.state, "done");
+    }
     assert!(world.status().await.unwrap().ready);
 }
 

@@ -262,7 +262,7 @@ fn an_operators_stop_is_overridden_by_nothing_but_an_operators_start() {
     let stopped = [&SERVES[..], &stopped].concat();
     let machine = after(&stopped, &[(12, NeedsMet, &[], "stopped"), (999, Tick, &[], "stopped"), (999, hung(1), &[], "stopped")]);
     assert!(machine.is_stopped_by_operator());
-    let remembered = Machine::new(policy(), &machine.memory());
+    let remembered = Machine::new(policy(), &machine.memory(&Moment::now()));
     assert_eq!((remembered.label(), remembered.generations()), ("stopped", 1));
     assert!(!after(&stopped, &[(12, Start, &[Spawn(2)], "starting")]).is_stopped_by_operator());
     // Wanted again before it has ended.
@@ -304,10 +304,10 @@ fn a_retired_child_serves_on_until_it_is_stopped_and_is_not_replaced() {
 fn the_next_supervisor_takes_over_what_runs_and_remembers_what_was() {
     let now = Instant::now();
     let machine = after(&SERVES, &[(2, exited(1), &[Spawn(2)], "starting"), (3, Ready(2), &[], "ready")]);
-    let memory = machine.memory();
+    let memory = machine.memory(&Moment::now());
     let adopt = |memory: &Memory, found: &[u32]| {
         let mut next = Machine::new(policy(), memory);
-        next.adopt(found, memory, now);
+        next.adopt(found, memory, &Moment::now());
         next
     };
     let next = adopt(&memory, &[2]);
@@ -332,8 +332,8 @@ fn the_next_supervisor_takes_over_what_runs_and_remembers_what_was() {
 fn the_next_supervisor_replaces_what_was_on_its_way_out_and_asks_nobody_twice() {
     let now = Instant::now();
     let adopt = |machine: &Machine, found: &[u32], policy: Policy| {
-        let mut next = Machine::new(policy, &machine.memory());
-        next.adopt(found, &machine.memory(), now);
+        let (moment, mut next) = (Moment::now(), Machine::new(policy, &machine.memory(&Moment::now())));
+        next.adopt(found, &machine.memory(&moment), &moment);
         next
     };
     // The suite drained.
@@ -352,6 +352,39 @@ fn the_next_supervisor_replaces_what_was_on_its_way_out_and_asks_nobody_twice() 
     // It died meanwhile.
     let next = adopt(&stops, &[], policy());
     assert_eq!((next.label(), next.has(1)), ("stopped", false));
+}
+
+#[test]
+fn what_was_to_be_started_later_is_not_started_sooner_by_the_next_supervisor() {
+    let begun = Moment::now();
+    let adopt = |rows: &[Row], policy: Policy| {
+        // As it stands in the file.
+        let memory = serde_json::to_string(&walk(rows).memory(&begun)).unwrap();
+        let memory = serde_json::from_str(&memory).unwrap();
+        let (now, mut next) = (Moment::now(), Machine::new(policy, &memory));
+        next.adopt(&[], &memory, &now);
+        (next.label(), next.next_start().map(|start| start.saturating_duration_since(Instant::now())))
+    };
+    let near = |left: Option<Duration>, seconds: u32| {
+        let left = left.unwrap();
+        left <= seconds * SECOND + Duration::from_millis(1) && left + SECOND > seconds * SECOND
+    };
+    // A probe at 61 s.
+    let (label, left) = adopt(&CRASH_LOOP[..5], Policy { probe_interval: 90 * SECOND, ..policy() });
+    assert!(label == "quarantined" && near(left, 61), "{label}, {left:?}");
+    let (label, left) = adopt(&CRASH_LOOP[..5], Policy { probe_interval: 7 * SECOND, ..policy() });
+    assert!(label == "quarantined" && near(left, 7), "{label}, {left:?}: no longer than now configured");
+    assert_eq!(adopt(&[STARTED, (0, refused(1), &[], "quarantined")], policy()), ("quarantined", None));
+    // A start at 100 s and some, by a clock that was set back.
+    let late = [STARTED, (100, exited(1), &[Spawn(2)], "starting"), (100, exited(2), &[], "backing_off")];
+    let (label, left) = adopt(&late, policy());
+    assert!(label == "backing_off" && near(left, 10), "{label}, {left:?}");
+    // What was due meanwhile is started at once.
+    let mut memory = walk(&CRASH_LOOP[..3]).memory(&begun);
+    memory.pause = Some(memory::Pause::BackOff(1));
+    let mut next = Machine::new(policy(), &memory);
+    next.adopt(&[], &memory, &Moment::now());
+    assert_eq!(next.on(Tick, Instant::now()).1, [Spawn(3)]);
 }
 
 fn events() -> impl Strategy<Value = Event> {
