@@ -10,6 +10,7 @@ pub mod logs;
 mod migrate;
 mod run;
 mod status;
+mod supervisor;
 mod target;
 mod time;
 pub mod why;

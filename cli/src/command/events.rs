@@ -12,13 +12,12 @@ use serde_json::{Value, json};
 
 use super::{
     change, exits,
+    supervisor::{BOUND, PEER, connect},
     target::{Target, name},
     time::{Since, moment},
 };
-use crate::{failure::Failure, local, output::Output, place::Place};
+use crate::{failure::Failure, local, output::Output};
 
-pub const PEER: &str = "the supervisor";
-pub const BOUND: std::time::Duration = std::time::Duration::from_secs(5);
 /// All that a supervisor remembers of either.
 const ALL: u32 = 1000;
 
@@ -45,8 +44,7 @@ enum Event {
 
 /// `gatehouse events`.
 pub async fn list(which: Which, config: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
-    let channel = local::open(PEER, &Place::find(config)?.supervisor()).await?;
-    let mut supervisor = SupervisorClient::new(channel);
+    let mut supervisor = connect(config).await?;
     let exits = ends(&mut supervisor, which.target.as_ref(), which.limit).await?;
     let changes = changes(&mut supervisor, which.target.as_ref()).await?;
     if let Some(target) = &which.target {

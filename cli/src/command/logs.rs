@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
 
 use super::{
-    events::{BOUND, PEER, ends, known},
+    events::{ends, known},
+    supervisor::{BOUND, PEER},
     target::Target,
     time::Since,
 };

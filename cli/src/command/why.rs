@@ -15,11 +15,12 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    events::{BOUND, PEER, changes, concerns, ends, is_open, stranger},
+    events::{changes, concerns, ends, is_open, stranger},
     logs,
+    supervisor::{BOUND, PEER, connect},
     target::Target,
 };
-use crate::{failure::Failure, local, output::Output, place::Place};
+use crate::{failure::Failure, local, output::Output};
 use story::{Records, Story};
 
 /// All that a ledger holds.
@@ -37,8 +38,7 @@ pub struct Whom {
 
 /// `gatehouse why`.
 pub async fn tell(whom: &Whom, config: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
-    let channel = local::open(PEER, &Place::find(config)?.supervisor()).await?;
-    let mut supervisor = SupervisorClient::new(channel);
+    let mut supervisor = connect(config).await?;
     let status = local::answer(PEER, BOUND, supervisor.status(StatusRequest {})).await?;
     let exits = ends(&mut supervisor, Some(&whom.target), ALL).await?;
     let changes = changes(&mut supervisor, Some(&whom.target)).await?;

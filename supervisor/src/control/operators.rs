@@ -63,18 +63,18 @@ impl Operator {
     /// Says so if there is no such user or group.
     fn unknown(&self) -> Option<String> {
         match self {
-            Self::User(name) => is_unknown(name, User::from_name(name)).then(|| format!("there is no user {name}")),
+            Self::User(name) => is_unknown(name, &User::from_name(name)).then(|| format!("there is no user {name}")),
             Self::Group(name) => unknown_group(name),
         }
     }
 }
 
 fn unknown_group(name: &str) -> Option<String> {
-    is_unknown(name, Group::from_name(name)).then(|| format!("there is no group {name}"))
+    is_unknown(name, &Group::from_name(name)).then(|| format!("there is no group {name}"))
 }
 
 /// A number needs no name, and of a database that fails nobody knows.
-fn is_unknown<T>(name: &str, found: nix::Result<Option<T>>) -> bool {
+fn is_unknown<T>(name: &str, found: &nix::Result<Option<T>>) -> bool {
     name.parse::<u32>().is_err() && matches!(found, Ok(None))
 }
 
@@ -165,7 +165,7 @@ impl Operators {
             let found = tokio::task::spawn_blocking(move || {
                 // With the thread, not with whoever waits for it.
                 let _permit = permit;
-                rule.look_up(peer)
+                rule.look_up(&peer)
             });
             found.await.ok()
         };
@@ -174,7 +174,7 @@ impl Operators {
 }
 
 impl Rule {
-    fn look_up(&self, peer: Credentials) -> (String, bool) {
+    fn look_up(&self, peer: &Credentials) -> (String, bool) {
         let user = User::from_uid(Uid::from_raw(peer.uid)).ok().flatten();
         let mut groups: Vec<_> = peer.groups.iter().chain([&peer.gid]).copied().map(Gid::from_raw).collect();
         if let Some(user) = &user {
