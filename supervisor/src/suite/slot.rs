@@ -104,7 +104,9 @@ impl Ended {
 impl Slot {
     /// Not started yet, with the history of the slot of that name, and how a process of it ended last.
     pub(crate) fn new(id: SlotId, policy: Policy, memory: &Memory, last: Option<ExitRecord>) -> Self {
-        let (earlier_exit, mut last_words) = last.map(|last| (last.exit, last.last_words)).unwrap_or_default();
+        let (earlier_exit, words) = last.map(|last| (last.exit, last.last_words)).unwrap_or_default();
+        // A document is what it wrote to stdout, the audit trail, and no complaint.
+        let last_words = words.into_iter().rfind(|line| !line.starts_with('{'));
         Self {
             id,
             machine: Machine::new(policy, memory),
@@ -114,7 +116,7 @@ impl Slot {
             restarts: 0,
             last_exit: None,
             earlier_exit,
-            last_words: last_words.pop(),
+            last_words,
             ready_once: false,
             stopped_by: None,
             stopped: None,
