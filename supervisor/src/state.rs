@@ -4,8 +4,6 @@
 //! Which processes run does not stand here: their lanes say so. A disk that is full costs the memory of a supervisor that dies meanwhile, and nothing
 //! else: the suite goes on with what it knows.
 
-mod change;
-
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -19,7 +17,6 @@ use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use gatehouse_proto::internal::v1::ChangeStatus;
 
 use crate::{child::Memory, component::SlotId, upgrade::Upgrade};
-use change::SavedChange;
 
 /// Between two tries on a disk that takes nothing.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -55,7 +52,7 @@ struct Scale {
     from: Option<u32>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Record {
     /// By the slot's name, `pusher/1`. Slots that were removed are kept: numbers of generations are given once.
@@ -71,7 +68,7 @@ struct Record {
     upgrade: Option<Upgrade>,
     /// Queued, running, and over.
     #[serde(deserialize_with = "each_change")]
-    changes: Vec<SavedChange>,
+    changes: Vec<ChangeStatus>,
 }
 
 /// What another build wrote in a way that we do not understand is nothing, and the rest of the file is not lost for it: an upgrade has two builds on one file.
@@ -85,7 +82,7 @@ fn each_slot<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Stri
     Ok(slots.into_iter().map(|(name, slot)| (name, serde_json::from_value(slot).unwrap_or_default())).collect())
 }
 
-fn each_change<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SavedChange>, D::Error> {
+fn each_change<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ChangeStatus>, D::Error> {
     let changes: Vec<serde_json::Value> = or_default(deserializer)?;
     Ok(changes.into_iter().filter_map(|change| serde_json::from_value(change).ok()).collect())
 }
@@ -176,12 +173,12 @@ impl StateFile {
 
     /// How changes stand.
     pub(crate) fn note_changes(&mut self, changes: Vec<ChangeStatus>) {
-        self.record.changes = changes.into_iter().map(SavedChange::from).collect();
+        self.record.changes = changes;
     }
 
     /// How they stood when the last supervisor wrote it.
     pub(crate) fn changes(&self) -> Vec<ChangeStatus> {
-        self.record.changes.iter().cloned().map(ChangeStatus::from).collect()
+        self.record.changes.clone()
     }
 
     /// Writes it if it has changed. A failure is tried again with the next change, and when it is [`StateFile::due`].
@@ -234,7 +231,7 @@ mod tests {
         let text = r#"{"slots": {"edge": {"memory": {"generations": 7, "quarantine": {"haunted": 3}, "mood": "new"}, "restarts": 2},
             "admin": {"memory": {"generations": "seven"}, "restarts": 3}, "pusher/0": 5},
             "scale": {"wanted": 4}, "starting": "perhaps", "upgrade": {"directory": 1}, "weather": "fine",
-            "changes": [{"id": 5}, {"id": "c", "what": "restart edge", "state": "queued"}]}"#;
+            "changes": [{"id": 5}, {"id": "c", "what": "restart edge"}, {"change_id": "d", "steps": [{"message": "m"}], "mood": "new"}]}"#;
         fs::write(dir.path().join("supervisor.state.json"), text).unwrap();
         let state = StateFile::open(dir.path(), failures());
         let edge = state.slot(EDGE);
@@ -242,7 +239,7 @@ mod tests {
         let admin = state.slot(SlotId { component: Component::Admin, instance: 0 });
         assert_eq!((admin.memory.generations, admin.restarts), (0, 3));
         assert!(!state.was_starting() && state.upgrade().is_none() && state.pushers(2) == 2);
-        assert_eq!(state.changes().iter().map(|change| change.change_id.as_str()).collect::<Vec<_>>(), ["c"]);
+        assert_eq!(state.changes().iter().map(|change| change.change_id.as_str()).collect::<Vec<_>>(), ["c", "d"]);
     }
 
     #[test]
