@@ -69,7 +69,7 @@ pub async fn run(crashes: &Crashes) -> Vec<Report> {
 }
 
 /// What failed although it was not inside a killed process. Operators' questions to a dead one wait or fail; clients' do not go there.
-fn unexcused(seen: &Seen, kills: &[RangeInclusive<Instant>]) -> u64 {
+pub(crate) fn unexcused(seen: &Seen, kills: &[RangeInclusive<Instant>]) -> u64 {
     let outside = seen.outside(kills);
     for failure in outside.iter().take(20) {
         eprintln!("outside of the killed process: {failure:?}");

@@ -8,11 +8,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     measure::{precise_cpu, pss_mib, rss_mib},
-    report::Report,
+    report::{Report, median},
 };
 
 /// The start, whose work is not idling.
 const SETTLE: Duration = Duration::from_secs(5);
+
+/// Questions for the supervisor's status.
+const STATUSES: usize = 200;
 
 /// How long.
 #[derive(Clone, Copy, Debug, Args)]
@@ -23,7 +26,7 @@ pub struct Idle {
 }
 
 /// Measures.
-pub async fn run(idle: &Idle) -> Report {
+pub async fn run(idle: &Idle) -> Vec<Report> {
     let suite = Suite::builder().start().await;
     sleep(SETTLE).await;
     let mut report = Report::new(format!("idle for {} s", idle.seconds), &["CPU % of a core", "RSS MiB", "PSS MiB"]);
@@ -36,5 +39,19 @@ pub async fn run(idle: &Idle) -> Report {
         let share = precise_cpu(*pid).saturating_sub(before).as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0;
         report.row(name, &[share, rss_mib(*pid), pss_mib(*pid)]);
     }
+    vec![report, status(&suite).await]
+}
+
+/// On a connection of its own each time, as the command asks.
+async fn status(suite: &Suite) -> Report {
+    let mut times = Vec::new();
+    for _ in 0..STATUSES {
+        let begun = Instant::now();
+        suite.status().await;
+        times.push(begun.elapsed().as_secs_f64() * 1000.0);
+    }
+    let worst = times.iter().copied().fold(0.0, f64::max);
+    let mut report = Report::new(format!("status, {STATUSES} times, in ms"), &["median", "worst"]);
+    report.row("supervisor", &[median(times), worst]);
     report
 }

@@ -12,6 +12,7 @@ pub mod commands;
 pub mod crashes;
 pub mod fanout;
 mod floor;
+pub mod hangs;
 pub mod idle;
 pub mod measure;
 pub mod recovery;
@@ -57,13 +58,15 @@ enum What {
     Restarts(restarts::Restarts),
     /// `kill -9` of each component under constant traffic
     Crashes(crashes::Crashes),
+    /// Components that hang under constant traffic
+    Hangs(hangs::Hangs),
     /// `kill -9` of the supervisor under constant traffic; the next one is started by hand
     Supervisor(crashes::Deaths),
     /// Upgrades in place under constant traffic
     Upgrades(restarts::Upgrades),
     /// From one pusher to four and back under constant traffic
     Scale(restarts::Scales),
-    /// What each process needs while nothing happens
+    /// What each process needs while nothing happens, and how soon the supervisor answers
     Idle(idle::Idle),
 }
 
@@ -101,10 +104,11 @@ pub fn run() -> ExitCode {
             What::Recovery(kills) => vec![recovery::run(&kills).await],
             What::Restarts(restarts) => restarts::run(&restarts).await,
             What::Crashes(crashes) => crashes::run(&crashes).await,
+            What::Hangs(hangs) => hangs::run(&hangs).await,
             What::Supervisor(deaths) => crashes::run_deaths(&deaths).await,
             What::Upgrades(upgrades) => restarts::run_upgrades(&upgrades).await,
             What::Scale(scales) => restarts::run_scales(&scales).await,
-            What::Idle(idle) => vec![idle::run(&idle).await],
+            What::Idle(idle) => idle::run(&idle).await,
         }
     });
     // Clients that are still open must not hold up the end.

@@ -1,10 +1,14 @@
 //! Planned restarts, replacements of the whole suite and changes of its size under constant traffic: nobody outside should be able to tell.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use gatehouse_tests::{
-    Suite, binaries,
+    binaries,
     suite::control::{restart, scale, upgrade},
 };
 use tokio::time::Instant;
@@ -82,14 +86,17 @@ pub async fn run_scales(scales: &Scales) -> Vec<Report> {
 
 /// Replaces all binaries.
 pub async fn run_upgrades(upgrades: &Upgrades) -> Vec<Report> {
+    let releases = tempfile::tempdir().unwrap();
+    let directories = ["one", "other"].map(|name| release(&releases.path().join(name)));
+    // What is written later than this would be waited for by Redis, which has every command's write on the disk.
+    nix::unistd::sync();
     let world = World::start(upgrades.traffic.sizes(), |suite| suite).await;
     let mut times = Times::default();
     let supervisor = world.suite.supervisor_pid();
-    for round in 0..upgrades.rounds {
-        let directory = release(&world.suite, round);
+    for directory in directories.iter().cycle().take(upgrades.rounds) {
         world.load.mark("upgrade");
         let begun = Instant::now();
-        world.suite.changed(upgrade(&directory)).await;
+        world.suite.changed(upgrade(directory)).await;
         world.load.streams_are_back().await;
         times.add("upgrade", begun.elapsed());
         assert_eq!(world.suite.status().await.pid, supervisor, "the same process");
@@ -98,14 +105,13 @@ pub async fn run_upgrades(upgrades: &Upgrades) -> Vec<Report> {
     judged(world, format!("{} upgrades in place: {}", upgrades.rounds, upgrades.traffic.title()), &times, false).await
 }
 
-/// Another directory with the same binaries.
-fn release(suite: &Suite, number: usize) -> PathBuf {
-    let directory = suite.config().parent().unwrap().join(format!("release-{number}"));
-    fs::create_dir(&directory).unwrap();
+/// A directory with the same binaries.
+fn release(directory: &Path) -> PathBuf {
+    fs::create_dir(directory).unwrap();
     for name in ["gatehouse", "gatehouse-supervisor", "gatehouse-edge", "gatehouse-pusher", "gatehouse-auditor", "gatehouse-admin"] {
         fs::copy(binaries::ours(name), directory.join(name)).unwrap();
     }
-    directory
+    directory.to_owned()
 }
 
 /// The tables; whatever was noticed is an error.
