@@ -34,8 +34,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         // A line of the exit ledger is this message as JSON; what an older or a newer supervisor wrote is read with defaults.
         .type_attribute("gateway.internal.v1.ExitRecord", "#[derive(serde::Serialize, serde::Deserialize)]")
         .type_attribute("gateway.internal.v1.ExitRecord", "#[serde(default)]")
-        .type_attribute("gateway.internal.v1.ChangeStatus", "#[derive(serde::Serialize)]")
-        .type_attribute("gateway.internal.v1.Step", "#[derive(serde::Serialize)]")
+        // In the supervisor's state file, likewise.
+        .type_attribute("gateway.internal.v1.ChangeStatus", "#[derive(serde::Serialize, serde::Deserialize)]")
+        .type_attribute("gateway.internal.v1.ChangeStatus", "#[serde(default)]")
+        .field_attribute("gateway.internal.v1.ChangeStatus.change_id", "#[serde(alias = \"id\")]")
+        .type_attribute("gateway.internal.v1.Step", "#[derive(serde::Serialize, serde::Deserialize)]")
+        .type_attribute("gateway.internal.v1.Step", "#[serde(default)]")
         .compile_fds(descriptors)?;
 
     // Event streams once more with encoded bytes in place of messages: an event is encoded once for all streams.

@@ -226,7 +226,7 @@ impl Host {
         mut notice: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> bool {
         let mut connection =
-            pin!(self.builder.serve_connection(TokioIo::new(lent), service_fn(|request| self.answer(request, caller, traffic))));
+            pin!(self.builder.serve_connection(TokioIo::new(lent), service_fn(|request| self.answer(request, caller.clone(), traffic))));
         let leaving = async {
             if !traffic.notice().is_given() {
                 notice.as_mut().await;

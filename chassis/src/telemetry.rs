@@ -1,5 +1,7 @@
 //! Logs on stderr, one event a line, as JSON or as text; errors and panics to Sentry when a DSN is set.
 
+mod said;
+
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal as _},
@@ -16,6 +18,8 @@ use tracing_subscriber::{
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
+
+pub use said::Said;
 
 use crate::{
     config::{LogConfig, LogFormat, SentryConfig},

@@ -130,6 +130,7 @@ mod tests {
             "gatehouse migrate --dry-run",
             "gatehouse restart edge",
             "gatehouse restart pusher/1 --reason leaks --timeout 30s",
+            "gatehouse stop edge",
             "gatehouse stop pusher/0 --reason leaks --no-wait",
             "gatehouse start pusher/0 --wait",
             "gatehouse scale pusher 4",

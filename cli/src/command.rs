@@ -10,6 +10,7 @@ pub mod logs;
 mod migrate;
 mod run;
 mod status;
+mod supervisor;
 mod target;
 mod time;
 pub mod why;
@@ -45,7 +46,7 @@ async fn ask(command: Command, config: Option<&Path>, output: &mut Output) -> Re
     match command {
         Command::Status => status::status(config, output).await,
         Command::Restart(whom) => change::run(Order::restart(whom), config, output).await,
-        Command::Stop(whom) => change::run(Order::stop(whom)?, config, output).await,
+        Command::Stop(whom) => change::run(Order::stop(whom), config, output).await,
         Command::Start(whom) => change::run(Order::start(whom), config, output).await,
         Command::Scale(how_many) => change::run(Order::scale(how_many), config, output).await,
         Command::Upgrade(from_where) => change::run(Order::upgrade(from_where)?, config, output).await,

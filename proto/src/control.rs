@@ -15,6 +15,22 @@ pub const MAX_REASON_BYTES: usize = 1024;
 /// Metadata of a request: on whose behalf root asks, as sudo(8) says it in `SUDO_USER`. A claim, recorded as one.
 pub const CLAIMED_USER: &str = "gatehouse-claimed-user";
 
+/// What [`target`] wrote: a component and, if it names one, an instance.
+pub fn split_target(text: &str) -> Result<(&str, Option<u32>), String> {
+    let Some((component, number)) = text.split_once('/') else { return Ok((text, None)) };
+    number.parse().map(|number| (component, Some(number))).map_err(|_| format!("`{number}` is no number"))
+}
+
+/// Says so if a component can have no instance of that number.
+pub fn check_instance(component: &str, instance: u32) -> Result<(), String> {
+    let instances = if component == SCALABLE { MAX_INSTANCES } else { 1 };
+    match instances {
+        instances if instance < instances => Ok(()),
+        1 => Err(format!("there is one {component}, and its number is 0")),
+        instances => Err(format!("{component}s are numbered 0 to {}", instances - 1)),
+    }
+}
+
 /// `pusher/1`; without an instance all of them, `pusher`.
 #[must_use]
 pub fn target(component: &str, instance: Option<u32>) -> String {

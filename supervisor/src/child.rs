@@ -12,7 +12,7 @@ mod process;
 pub(crate) use exit::{Exit, Reason};
 pub(crate) use lane::Lanes;
 pub(crate) use launch::{Launcher, NOT_HANDED_ON};
-pub(crate) use machine::{Action, Event, KILL_GRACE, Machine, Memory, Other, Policy, Quarantine, State, Then};
+pub(crate) use machine::{Action, Event, KILL_GRACE, Machine, Memory, Moment, Other, Policy, Quarantine, State, Then};
 pub(crate) use process::{Activity, Ended, Launched, tracer_of};
 
 #[cfg(test)]

@@ -192,8 +192,8 @@ mod tests {
             stable_after = "3s"
             quarantine_after = 4
             probe_interval = "6s"
-            control_group = "gatehouse"
-            operators = ["alice", "group:ops"]
+            control_group = "daemon"
+            operators = ["root", "group:daemon", "3999999"]
         "#;
         let (config, problems) = read(text, &[("GATEWAY_PUSH_GRPC_ADDR", "127.0.0.1:5")]);
         let config = config.unwrap();
@@ -213,7 +213,23 @@ mod tests {
         let (never, _) = read("[supervisor]\nheld_answer_after = \"0s\"", &[]);
         assert_eq!(never.unwrap().held_answer_after, None);
         let operators: Vec<_> = config.access.operators.iter().map(ToString::to_string).collect();
-        assert_eq!((config.access.group.as_deref(), operators), (Some("gatehouse"), vec!["alice".into(), "group:ops".into()]));
+        assert_eq!(
+            (config.access.group.as_deref(), operators),
+            (Some("daemon"), vec!["root".into(), "group:daemon".into(), "3999999".into()])
+        );
+    }
+
+    #[test]
+    fn operators_whom_nobody_knows_are_refused_by_name() {
+        let text =
+            "[supervisor]\ncontrol_group = \"no-such\"\noperators = [\"root\", \"nosuchuser\", \"group:no-such\", \"group:7\", \"a b\"]";
+        let problems = [
+            "gateway.toml:2: supervisor.control_group: there is no group no-such",
+            "gateway.toml:3: supervisor.operators: `a b`: names no user; write `alice`, or `group:ops` for a group",
+            "gateway.toml:3: supervisor.operators: there is no group no-such",
+            "gateway.toml:3: supervisor.operators: there is no user nosuchuser",
+        ];
+        assert_eq!(read(text, &[]).1, problems);
     }
 
     #[test]

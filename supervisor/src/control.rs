@@ -126,11 +126,6 @@ impl Control {
         if reason.len() > MAX_REASON_BYTES {
             return Err(Status::invalid_argument(format!("the reason has {} bytes; {MAX_REASON_BYTES} are the most", reason.len())));
         }
-        if matches!(change, Change::Stop(_)) && reason.is_empty() {
-            return Err(Status::invalid_argument(
-                "stop needs a reason: nothing starts it again but `gatehouse start`, and whoever finds it so asks why",
-            ));
-        }
         self.exists(&change).map_err(Status::invalid_argument)?;
         Ok(change)
     }
@@ -211,7 +206,7 @@ impl Supervisor for Control {
         if self.process.shutdown().is_draining() {
             return Err(Status::unavailable(NoSeat::Closed.to_string()));
         }
-        let credentials = request.extensions().get::<Credentials>().copied();
+        let credentials = request.extensions().get::<Credentials>().cloned();
         let claimed = request.metadata().get(CLAIMED_USER).and_then(|claimed| claimed.to_str().ok()).map(ToOwned::to_owned);
         let ChangeRequest { reason, change } = request.into_inner();
         let (id, reason, change) = (uuid::Uuid::now_v7().to_string(), reason.trim().to_owned(), Change::read(change));

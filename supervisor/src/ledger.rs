@@ -21,6 +21,7 @@ use gatehouse_proto::internal::v1::ExitRecord;
 use tokio::{runtime::Handle, task::spawn_blocking, time::timeout};
 
 use self::file::LedgerFile;
+use crate::component::SlotId;
 
 /// Records kept.
 const KEPT: usize = 1000;
@@ -111,6 +112,11 @@ impl Ledger {
         let memory = self.memory();
         let records = memory.lines.iter().rev().filter_map(|line| serde_json::from_str(line).ok());
         records.filter(fits).take(limit).collect()
+    }
+
+    /// The newest of that slot.
+    pub(crate) fn last_of(&self, id: SlotId) -> Option<ExitRecord> {
+        self.newest(|record| record.component == id.component.name() && record.instance == id.instance, 1).pop()
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {

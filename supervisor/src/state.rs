@@ -4,7 +4,6 @@
 //! Which processes run does not stand here: their lanes say so. A disk that is full or stands still costs the memory of a supervisor that dies meanwhile, and
 //! nothing else: the suite goes on with what it knows.
 
-mod change;
 mod writer;
 
 use std::{
@@ -21,7 +20,6 @@ use tokio::task::spawn_blocking;
 use gatehouse_proto::internal::v1::ChangeStatus;
 
 use crate::{child::Memory, component::SlotId, upgrade::Upgrade};
-use change::SavedChange;
 use writer::Writer;
 
 /// Between two tries on a disk that takes nothing.
@@ -55,9 +53,12 @@ pub(crate) struct SlotRecord {
 struct Scale {
     configured: u32,
     wanted: u32,
+    /// How many there were, while it is under way.
+    #[serde(default)]
+    from: Option<u32>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Record {
     /// By the slot's name, `pusher/1`. Slots that were removed are kept: numbers of generations are given once.
@@ -73,7 +74,7 @@ struct Record {
     upgrade: Option<Upgrade>,
     /// Queued, running, and over.
     #[serde(deserialize_with = "each_change")]
-    changes: Vec<SavedChange>,
+    changes: Vec<ChangeStatus>,
 }
 
 /// What another build wrote in a way that we do not understand is nothing, and the rest of the file is not lost for it: an upgrade has two builds on one file.
@@ -87,7 +88,7 @@ fn each_slot<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Stri
     Ok(slots.into_iter().map(|(name, slot)| (name, serde_json::from_value(slot).unwrap_or_default())).collect())
 }
 
-fn each_change<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SavedChange>, D::Error> {
+fn each_change<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ChangeStatus>, D::Error> {
     let changes: Vec<serde_json::Value> = or_default(deserializer)?;
     Ok(changes.into_iter().filter_map(|change| serde_json::from_value(change).ok()).collect())
 }
@@ -124,9 +125,21 @@ impl StateFile {
         self.record.scale.filter(|scale| scale.configured == configured).map_or(configured, |scale| scale.wanted)
     }
 
-    /// An operator wants that many.
-    pub(crate) const fn scale(&mut self, configured: u32, wanted: u32) {
-        self.record.scale = Some(Scale { configured, wanted });
+    /// An operator wants that many. `from`: how many there were, until that is done.
+    pub(crate) const fn scale(&mut self, configured: u32, wanted: u32, from: Option<u32>) {
+        self.record.scale = Some(Scale { configured, wanted, from });
+    }
+
+    /// From how many pushers to so many is under way, perhaps since the last supervisor.
+    pub(crate) fn scaled_from(&self, configured: u32, wanted: u32) -> Option<u32> {
+        self.record.scale.filter(|scale| (scale.configured, scale.wanted) == (configured, wanted))?.from
+    }
+
+    /// Nobody is at it any more.
+    pub(crate) fn end_scale(&mut self) {
+        if let Some(scale) = &mut self.record.scale {
+            scale.from = None;
+        }
     }
 
     /// Where a slot stands.
@@ -171,12 +184,12 @@ impl StateFile {
 
     /// How changes stand.
     pub(crate) fn note_changes(&mut self, changes: Vec<ChangeStatus>) {
-        self.record.changes = changes.into_iter().map(SavedChange::from).collect();
+        self.record.changes = changes;
     }
 
     /// How they stood when the last supervisor wrote it.
     pub(crate) fn changes(&self) -> Vec<ChangeStatus> {
-        self.record.changes.iter().cloned().map(ChangeStatus::from).collect()
+        self.record.changes.clone()
     }
 
     /// Writes it if it has changed. When this returns, that is done, unless the disk stands still: then whoever calls is held up once, for a moment, and not
@@ -233,7 +246,7 @@ mod tests {
         let text = r#"{"slots": {"edge": {"memory": {"generations": 7, "quarantine": {"haunted": 3}, "mood": "new"}, "restarts": 2},
             "admin": {"memory": {"generations": "seven"}, "restarts": 3}, "pusher/0": 5},
             "scale": {"wanted": 4}, "starting": "perhaps", "upgrade": {"directory": 1}, "weather": "fine",
-            "changes": [{"id": 5}, {"id": "c", "what": "restart edge", "state": "queued"}]}"#;
+            "changes": [{"id": 5}, {"id": "c", "what": "restart edge"}, {"change_id": "d", "steps": [{"message": "m"}], "mood": "new"}]}"#;
         fs::write(dir.path().join("supervisor.state.json"), text).unwrap();
         let state = StateFile::open(dir.path(), failures()).unwrap();
         let edge = state.slot(EDGE);
@@ -241,7 +254,7 @@ mod tests {
         let admin = state.slot(SlotId { component: Component::Admin, instance: 0 });
         assert_eq!((admin.memory.generations, admin.restarts), (0, 3));
         assert!(!state.was_starting() && state.upgrade().is_none() && state.pushers(2) == 2);
-        assert_eq!(state.changes().iter().map(|change| change.change_id.as_str()).collect::<Vec<_>>(), ["c"]);
+        assert_eq!(state.changes().iter().map(|change| change.change_id.as_str()).collect::<Vec<_>>(), ["c", "d"]);
     }
 
     #[test]
@@ -249,11 +262,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut state = StateFile::open(dir.path(), failures()).unwrap();
         assert_eq!(state.slot(EDGE), SlotRecord::default());
-        state.scale(2, 5);
+        state.scale(2, 5, Some(2));
         noted(&mut state, 7);
         let next = StateFile::open(dir.path(), failures()).unwrap();
         assert_eq!((next.slot(EDGE).memory.generations, next.slot(EDGE).restarts), (7, 3));
         assert_eq!((next.pushers(2), next.pushers(3)), (5, 3), "another configuration beats an old scale");
+        assert_eq!([next.scaled_from(2, 5), next.scaled_from(3, 5), next.scaled_from(2, 4)], [Some(2), None, None]);
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub use drain::drain_budget;
 
 use crate::{
     Config, binaries,
-    child::{Ended, Event, Launcher, adopt::Found},
+    child::{Ended, Event, Launcher, Moment, adopt::Found},
     component::{Component, SlotId, roll},
     control::{ControlEnds, Order, millis},
     held::Held,
@@ -99,6 +99,8 @@ pub(crate) struct Suite {
     /// It served before, under a supervisor that is no more.
     goes_on: bool,
     begun: Instant,
+    /// By which times of day are noted.
+    moment: Moment,
     failure: Option<Fatal>,
     aborted: bool,
     healthy: bool,
@@ -152,6 +154,7 @@ impl Suite {
             phase,
             goes_on: false,
             begun,
+            moment: Moment::now(),
             failure: None,
             aborted: false,
             healthy: false,
@@ -172,7 +175,7 @@ impl Suite {
         let budget = self.parts.process.shared().budgets.of(id.component.name());
         let policy = self.parts.config.restarts.policy(id.component, budget);
         let remembered = self.parts.state.slot(id);
-        let mut slot = Slot::new(id, policy, &remembered.memory);
+        let mut slot = Slot::new(id, policy, &remembered.memory, self.parts.ledger.last_of(id));
         slot.restarts = remembered.restarts;
         slot.stopped_by = remembered.stopped_by;
         self.parts.metrics.begin(id);

@@ -219,6 +219,8 @@ fn the_control_socket_may_be_given_to_its_group() {
         }
     }
     assert!(chown, "an EPERM at `[supervisor] control_group` ends the suite");
+    let mode = u32::from_str_radix(&value("RuntimeDirectoryMode"), 8).unwrap();
+    assert_eq!(mode & 0o077, 0o050, "the group passes through the directory, strangers do not");
 }
 
 #[test]

@@ -21,14 +21,14 @@ use tokio::time::{Instant, sleep};
 use tonic::{Code, Request};
 
 use super::{
+    supervisor::{PEER, connect},
     target::{Scalable, Target},
     time::duration,
 };
-use crate::{failure::Failure, local, output::Output, place::Place};
+use crate::{failure::Failure, local, output::Output};
 use follow::{Progress, follow};
 pub use verdict::{document, sentence};
 
-const PEER: &str = "the supervisor";
 /// It may have to record the change first, on a disk that is slow.
 const BOUND: Duration = Duration::from_secs(15);
 /// How long to ask again while one supervisor hands over to the next.
@@ -68,7 +68,7 @@ pub struct FromWhere {
 
 #[derive(Debug, Args)]
 struct How {
-    /// Why, for the audit trail
+    /// Why, for the audit trail and whoever asks `gatehouse why`
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
     /// Return when it is over, with what came of it; the default
@@ -112,15 +112,9 @@ impl Order {
         Self { what: format!("restart {target}"), change: change_request::Change::Restart(target.into()), how }
     }
 
-    /// Until it is started. Whoever finds it stopped asks why.
-    pub fn stop(Whom { target, how }: Whom) -> Result<Self, Failure> {
-        if how.reason.trim().is_empty() {
-            let message = format!(
-                "stop needs a reason: --reason TEXT; {target} stays down until `gatehouse start {target}`, and others will ask why"
-            );
-            return Err(Failure::Usage(message));
-        }
-        Ok(Self { what: format!("stop {target}"), change: change_request::Change::Stop(target.into()), how })
+    /// Until it is started.
+    pub fn stop(Whom { target, how }: Whom) -> Self {
+        Self { what: format!("stop {target}"), change: change_request::Change::Stop(target.into()), how }
     }
 
     /// What was stopped.
@@ -148,8 +142,7 @@ pub async fn run(order: Order, config: Option<&Path>, output: &mut Output) -> Re
         return Err(Failure::Usage(format!("--reason has {} bytes; {MAX_REASON_BYTES} are the most", how.reason.len())));
     }
     let deadline = Instant::now() + how.timeout;
-    let channel = local::open(PEER, &Place::find(config)?.supervisor()).await?;
-    let mut supervisor = SupervisorClient::new(channel);
+    let mut supervisor = connect(config).await?;
     let request = ChangeRequest { reason: how.reason, change: Some(change) };
     let id = ask(&mut supervisor, &request).await?;
     if how.no_wait {
@@ -183,8 +176,7 @@ async fn ask(supervisor: &mut SupervisorClient<Channel>, request: &ChangeRequest
 
 /// `gatehouse changes`.
 pub async fn list(which: Which, config: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
-    let channel = local::open(PEER, &Place::find(config)?.supervisor()).await?;
-    let mut supervisor = SupervisorClient::new(channel);
+    let mut supervisor = connect(config).await?;
     match which {
         Which { id: None, limit, .. } => {
             let changes = local::answer(PEER, BOUND, supervisor.changes(ChangesRequest { limit })).await?.changes;

@@ -4,19 +4,20 @@ use std::path::Path;
 
 use clap::{Args, value_parser};
 use gatehouse_chassis::ipc::Channel;
-use gatehouse_proto::internal::v1::{ChangeStatus, ChangesRequest, ExitRecord, ExitsRequest, supervisor_client::SupervisorClient};
+use gatehouse_proto::internal::v1::{
+    ChangeStatus, ChangesRequest, ExitRecord, ExitsRequest, InstanceStatus, StatusRequest, supervisor_client::SupervisorClient,
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
     change, exits,
+    supervisor::{BOUND, PEER, connect},
     target::{Target, name},
     time::{Since, moment},
 };
-use crate::{failure::Failure, local, output::Output, place::Place};
+use crate::{failure::Failure, local, output::Output};
 
-pub const PEER: &str = "the supervisor";
-pub const BOUND: std::time::Duration = std::time::Duration::from_secs(5);
 /// All that a supervisor remembers of either.
 const ALL: u32 = 1000;
 
@@ -43,10 +44,13 @@ enum Event {
 
 /// `gatehouse events`.
 pub async fn list(which: Which, config: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
-    let channel = local::open(PEER, &Place::find(config)?.supervisor()).await?;
-    let mut supervisor = SupervisorClient::new(channel);
+    let mut supervisor = connect(config).await?;
     let exits = ends(&mut supervisor, which.target.as_ref(), which.limit).await?;
     let changes = changes(&mut supervisor, which.target.as_ref()).await?;
+    if let Some(target) = &which.target {
+        let touched = |change: &ChangeStatus| change.steps.iter().any(|step| target.means(&step.component, step.instance));
+        known(&mut supervisor, target, !exits.is_empty() || changes.iter().any(touched)).await?;
+    }
     let since = which.since.map_or(i64::MIN, |since| since.as_ms(Timestamp::now()));
     let events = merge(exits, changes, since, which.limit);
     if output.is_json() {
@@ -54,6 +58,26 @@ pub async fn list(which: Which, config: Option<&Path>, output: &mut Output) -> R
         return output.document(&json!({ "events": events }));
     }
     output.table(["TIME", "WHO", "WHAT HAPPENED", "WHY", "THEN"], events.iter().map(Event::row))
+}
+
+/// Refuses one that is not there, unless it `has_history`: one that was removed may be asked about all the same.
+pub async fn known(supervisor: &mut SupervisorClient<Channel>, target: &Target, has_history: bool) -> Result<(), Failure> {
+    if has_history {
+        return Ok(());
+    }
+    let instances = local::answer(PEER, BOUND, supervisor.status(StatusRequest {})).await?.instances;
+    // A supervisor that has only just begun knows of none yet.
+    if instances.is_empty() || instances.iter().any(|known| target.means(&known.component, known.instance)) {
+        return Ok(());
+    }
+    Err(stranger(target, &instances))
+}
+
+/// There is none, and never was, as far as anybody remembers.
+pub fn stranger(target: &Target, instances: &[InstanceStatus]) -> Failure {
+    let mut known: Vec<_> = instances.iter().map(|known| name(&known.component, known.instance)).collect();
+    known.dedup();
+    Failure::failed(format!("this suite runs no {target}, and nothing is recorded of one; it runs {}", known.join(", ")))
 }
 
 /// Ends of its processes, newest first.

@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
 
 use super::{
-    events::{BOUND, PEER},
+    events::{ends, known},
+    supervisor::{BOUND, PEER},
     target::Target,
     time::Since,
 };
@@ -66,6 +67,9 @@ pub async fn print(wanted: &Wanted, config: Option<&Path>, output: &mut Output) 
         level: wanted.level.map(Level::as_str).unwrap_or_default().to_owned(),
         lines: wanted.lines.unwrap_or(0),
     };
+    if let Some(target) = &wanted.target {
+        recall(&socket, target, &request).await?;
+    }
     let mut printed = Printed::default();
     let mut lines = ask(&socket, &request).await?;
     loop {
@@ -79,6 +83,17 @@ pub async fn print(wanted: &Wanted, config: Option<&Path>, output: &mut Output) 
         printed.again();
         lines = ask_next(&socket, &request).await?;
     }
+}
+
+/// Refuses one that is not there, of which no end is recorded and no line is kept.
+async fn recall(socket: &Path, target: &Target, request: &LogsRequest) -> Result<(), Failure> {
+    let mut supervisor = SupervisorClient::new(local::open(PEER, socket).await?);
+    let Err(stranger) = known(&mut supervisor, target, false).await else { return Ok(()) };
+    let has_ended = !ends(&mut supervisor, Some(target), 1).await?.is_empty();
+    let LogsRequest { component, instance, .. } = request.clone();
+    let any = LogsRequest { component, instance, lines: 1, ..LogsRequest::default() };
+    let has_spoken = async || ask(socket, &any).await?.message().await.map_err(|status| Failure::of_status(PEER, &status));
+    if has_ended || has_spoken().await?.is_some() { Ok(()) } else { Err(stranger) }
 }
 
 async fn ask(socket: &Path, request: &LogsRequest) -> Result<Streaming<LogLine>, Failure> {

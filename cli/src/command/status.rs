@@ -1,16 +1,17 @@
 //! `gatehouse status`: what the supervisor knows of every process.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
-use gatehouse_proto::internal::v1::{ChangeStatus, InstanceStatus, StatusRequest, StatusResponse, supervisor_client::SupervisorClient};
+use gatehouse_proto::internal::v1::{ChangeStatus, InstanceStatus, StatusRequest, StatusResponse};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::change::{document, sentence};
-use crate::{failure::Failure, local, output::Output, place::Place};
-
-const PEER: &str = "the supervisor";
-const BOUND: Duration = Duration::from_secs(5);
+use super::{
+    change::{document, sentence},
+    supervisor::{BOUND, PEER, connect},
+    time::span,
+};
+use crate::{failure::Failure, local, output::Output};
 
 #[derive(Serialize)]
 struct Suite {
@@ -51,8 +52,7 @@ struct Listener {
 }
 
 pub async fn status(config: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
-    let channel = local::open(PEER, &Place::find(config)?.supervisor()).await?;
-    let status = local::answer(PEER, BOUND, SupervisorClient::new(channel).status(StatusRequest {})).await?;
+    let status = local::answer(PEER, BOUND, connect(config).await?.status(StatusRequest {})).await?;
     let changes: Vec<_> = status.changes.iter().map(asked).collect();
     let suite = Suite::from(status);
     if output.is_json() { output.document(&suite) } else { suite.print(&changes, output) }
@@ -140,28 +140,4 @@ impl From<InstanceStatus> for Instance {
 
 fn present(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
-}
-
-/// A length of time by its two largest units.
-fn span(ms: u64) -> String {
-    let seconds = ms / 1000;
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match () {
-        () if days > 0 => format!("{days}d {}h", hours % 24),
-        () if hours > 0 => format!("{hours}h {}m", minutes % 60),
-        () if minutes > 0 => format!("{minutes}m {}s", seconds % 60),
-        () => format!("{seconds}s"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn uptime_is_told_by_its_two_largest_units() {
-        for (ms, told) in [(0, "0s"), (999, "0s"), (61_000, "1m 1s"), (7_260_000, "2h 1m"), (90_000_000, "1d 1h")] {
-            assert_eq!(span(ms), told);
-        }
-    }
 }

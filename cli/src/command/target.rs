@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use gatehouse_chassis::config::unknown_key;
 use gatehouse_proto::{
-    control::{COMPONENTS, MAX_INSTANCES, SCALABLE, target},
+    control::{COMPONENTS, SCALABLE, check_instance, split_target, target},
     internal::v1,
 };
 
@@ -45,18 +45,12 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (component, number) = text.split_once('/').map_or((text, None), |(component, number)| (component, Some(number)));
         if let Some((component, number)) = dashed(text) {
             return Err(format!("write {component}/{number}"));
         }
+        let (component, instance) = split_target(text)?;
         let component = known(component)?;
-        let most = if component == SCALABLE { MAX_INSTANCES } else { 1 };
-        let instance = match number.map(str::parse::<u32>) {
-            None => None,
-            Some(Ok(instance)) if instance < most => Some(instance),
-            Some(_) if most == 1 => return Err(format!("there is one {component}, and its number is 0; write {component}")),
-            Some(_) => return Err(format!("{component}s are numbered from 0, at most to {}; see `gatehouse status`", most - 1)),
-        };
+        instance.map_or(Ok(()), |instance| check_instance(&component, instance))?;
         Ok(Self { component, instance })
     }
 }
@@ -124,10 +118,10 @@ mod tests {
             ("egde", "unknown component; did you mean `edge`?"),
             ("puhser/1", "unknown component; did you mean `pusher`?"),
             ("suite", "unknown component; known: redis, auditor, pusher, edge, admin"),
-            ("edge/1", "there is one edge, and its number is 0; write edge"),
-            ("edge/x", "there is one edge, and its number is 0; write edge"),
-            ("pusher/64", "pushers are numbered from 0, at most to 63; see `gatehouse status`"),
-            ("pusher/", "pushers are numbered from 0, at most to 63; see `gatehouse status`"),
+            ("edge/1", "there is one edge, and its number is 0"),
+            ("edge/x", "`x` is no number"),
+            ("pusher/64", "pushers are numbered 0 to 63"),
+            ("pusher/", "`` is no number"),
             ("pusher-1", "write pusher/1"),
         ];
         for (text, why) in cases {

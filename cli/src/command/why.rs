@@ -15,11 +15,12 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    events::{BOUND, PEER, changes, concerns, ends, is_open},
+    events::{changes, concerns, ends, is_open, stranger},
     logs,
-    target::{Target, name},
+    supervisor::{BOUND, PEER, connect},
+    target::Target,
 };
-use crate::{failure::Failure, local, output::Output, place::Place};
+use crate::{failure::Failure, local, output::Output};
 use story::{Records, Story};
 
 /// All that a ledger holds.
@@ -37,8 +38,7 @@ pub struct Whom {
 
 /// `gatehouse why`.
 pub async fn tell(whom: &Whom, config: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
-    let channel = local::open(PEER, &Place::find(config)?.supervisor()).await?;
-    let mut supervisor = SupervisorClient::new(channel);
+    let mut supervisor = connect(config).await?;
     let status = local::answer(PEER, BOUND, supervisor.status(StatusRequest {})).await?;
     let exits = ends(&mut supervisor, Some(&whom.target), ALL).await?;
     let changes = changes(&mut supervisor, Some(&whom.target)).await?;
@@ -52,7 +52,7 @@ pub async fn tell(whom: &Whom, config: Option<&Path>, output: &mut Output) -> Re
     numbers.sort_unstable();
     numbers.dedup();
     if numbers.is_empty() {
-        return Err(Failure::failed(stranger(&whom.target, &status.instances)));
+        return Err(stranger(&whom.target, &status.instances));
     }
     let mut all = Vec::new();
     for instance in numbers {
@@ -100,13 +100,6 @@ async fn complaints(supervisor: &mut SupervisorClient<Channel>, component: &str,
         }
     }
     complaints
-}
-
-/// There is none, and never was.
-fn stranger(target: &Target, instances: &[InstanceStatus]) -> String {
-    let mut known: Vec<_> = instances.iter().map(|known| name(&known.component, known.instance)).collect();
-    known.dedup();
-    format!("this suite runs no {target}, and none has ended; it runs {}", known.join(", "))
 }
 
 /// A line of a log for the story.

@@ -163,7 +163,7 @@ async fn each_command_asks_for_its_change() {
     let target = |component: &str, instance| Target { component: component.into(), instance };
     let cases = [
         (vec!["restart", "edge"], change_request::Change::Restart(target("edge", None))),
-        (vec!["stop", "pusher/1", "--reason", "r"], change_request::Change::Stop(target("pusher", Some(1)))),
+        (vec!["stop", "pusher/1"], change_request::Change::Stop(target("pusher", Some(1)))),
         (vec!["start", "pusher/1"], change_request::Change::Start(target("pusher", Some(1)))),
         (vec!["scale", "pusher", "4"], change_request::Change::Scale(Scale { component: "pusher".into(), instances: 4 })),
         (vec!["upgrade"], change_request::Change::Upgrade(Upgrade::default())),
@@ -190,7 +190,6 @@ async fn a_wrong_word_is_exit_2_with_the_right_one_and_nobody_is_asked() {
         (vec!["restart", "edge/1"], "there is one edge"),
         (vec!["scale", "edge", "2"], "only pushers can be scaled"),
         (vec!["scale", "pusher", "65"], "1..=64"),
-        (vec!["stop", "edge"], "stop needs a reason: --reason TEXT"),
         (vec!["restart", "edge", "--timeout", "soon"], "write 500ms, 30s or 5m"),
         (vec!["restart", "edge", "--reason", &long], "1024 are the most"),
     ];

@@ -56,6 +56,9 @@ impl Supervisor for Play {
             ..ExitRecord::default()
         };
         let mut exits = vec![exit(1, NOON, "configuration", 78, "quarantined"), exit(0, NOON - 9000, "asked", 0, "replaced")];
+        if instance == Some(8) {
+            exits.push(exit(8, NOON - 99_000, "asked", 0, "stopped"));
+        }
         exits.retain(|exit| {
             (component.is_empty() || exit.component == component) && instance.is_none_or(|instance| exit.instance == instance)
         });
@@ -141,7 +144,7 @@ async fn why_of_one_that_there_never_was_is_exit_1_and_of_no_suite_69() {
     let done = stage(&Play::default()).call(&["why", "edge"]).await;
     assert_eq!(
         (done.code, done.stderr.as_str()),
-        (1, "gatehouse: this suite runs no edge, and none has ended; it runs pusher/0, pusher/1\n")
+        (1, "gatehouse: this suite runs no edge, and nothing is recorded of one; it runs pusher/0, pusher/1\n")
     );
     for command in [&["why", "edge"][..], &["logs", "edge"], &["events"]] {
         let done = Stage::new().call(command).await;
@@ -149,6 +152,26 @@ async fn why_of_one_that_there_never_was_is_exit_1_and_of_no_suite_69() {
     }
     let done = Stage::new().call(&["why", "egde"]).await;
     assert!(done.code == 2 && done.stderr.contains("did you mean `edge`?"), "{done:?}");
+}
+
+#[tokio::test]
+async fn events_and_logs_of_one_that_there_never_was_are_exit_1_and_of_one_that_was_removed_are_told() {
+    let removed = LogLine { instance: 7, ..line(NOON, "info", "last words") };
+    for command in [&["events", "pusher/9"][..], &["--json", "events", "edge"], &["logs", "pusher/9"], &["logs", "pusher/9", "-f"]] {
+        let done = stage(&Play::default()).call(command).await;
+        assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{command:?}: {done:?}");
+        assert!(done.stderr.contains("and nothing is recorded of one; it runs pusher/0, pusher/1"), "{done:?}");
+    }
+    // One that neither ended on record nor is there, but spoke.
+    let done = stage(&play([vec![removed.clone()], vec![removed]])).call(&["logs", "pusher/7"]).await;
+    assert_eq!((done.code, done.stdout.lines().count(), done.stderr.as_str()), (0, 1, ""));
+    // One of which ends are on record.
+    for command in [&["events", "pusher/8"][..], &["logs", "pusher/8"]] {
+        let done = stage(&Play::default()).call(command).await;
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{command:?}");
+    }
+    let done = stage(&Play::default()).call(&["events", "pusher/0", "--since", "2026-02-01T00:00:00Z"]).await;
+    assert_eq!((done.code, done.stdout.lines().count()), (0, 1), "nothing new of one that is there: {done:?}");
 }
 
 #[tokio::test]
@@ -240,6 +263,6 @@ async fn a_pager_that_stands_on_its_page_does_not_cost_the_rest() {
 #[tokio::test]
 async fn logs_that_the_supervisor_refuses_are_exit_1() {
     let scripts = vec![vec![Err(Status::new(Code::Internal, "as played"))]];
-    let done = stage(&Play { scripts: Arc::new(Mutex::new(scripts)), ..Play::default() }).call(&["logs", "edge"]).await;
+    let done = stage(&Play { scripts: Arc::new(Mutex::new(scripts)), ..Play::default() }).call(&["logs", "pusher"]).await;
     assert_eq!((done.code, done.stderr.as_str()), (1, "gatehouse: INTERNAL: as played\n"));
 }

@@ -52,7 +52,7 @@ async fn people_get_a_table_that_cannot_command_their_terminal() {
     let lines: Vec<Vec<&str>> =
         done.stdout.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect();
     assert_eq!(lines[0], ["COMPONENT", "INSTANCE", "GENERATION", "STATE", "PID", "UPTIME", "RESTARTS", "LAST EXIT", "DETAIL"]);
-    assert_eq!(lines[1], ["edge", "0", "3", "ready", "4711", "1m 1s", "2", "signal 9 (SIGKILL)"]);
+    assert_eq!(lines[1], ["edge", "0", "3", "ready", "4711", "1 min 1 s", "2", "signal 9 (SIGKILL)"]);
     assert_eq!(lines[2], ["pusher", "1", "1", "quarantined", "-", "-", "0", "-", "ended with status 78 \u{fffd}[2J"]);
     assert!(done.stdout.contains("The suite is not ready.") && done.stdout.contains("http  [::]:8080"), "{}", done.stdout);
 }
@@ -101,8 +101,8 @@ async fn during_an_upgrade_both_generations_their_builds_and_the_change_are_show
     let lines: Vec<Vec<&str>> =
         done.stdout.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect();
     assert_eq!(lines[0][7..], ["LAST EXIT", "BUILD", "DETAIL"]);
-    assert_eq!(lines[1], ["edge", "0", "4", "ready", "4", "0s", "0", "-", "0.2.0 (3c4d)"]);
-    assert_eq!(lines[2], ["edge", "0", "3", "draining", "3", "0s", "0", "-", "0.1.0 (1a2b)"]);
+    assert_eq!(lines[1], ["edge", "0", "4", "ready", "4", "0 ms", "0", "-", "0.2.0 (3c4d)"]);
+    assert_eq!(lines[2], ["edge", "0", "3", "draining", "3", "0 ms", "0", "-", "0.1.0 (1a2b)"]);
     assert!(done.stdout.contains("upgrade: running for 1.2 s, by alice (uid 1000): CVE \u{fffd}[2J"), "{}", done.stdout);
 }
 

@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use gatehouse_chassis::backoff::Backoff;
 
 pub(crate) use event::{Action, Event};
-pub(crate) use memory::Memory;
+pub(crate) use memory::{Memory, Moment};
 pub(crate) use state::{Other, Quarantine, State, Then};
 
 /// The child aborts by itself when its budget is used up; only if it does not manage that either is it killed.

@@ -9,7 +9,7 @@ use std::{
 
 use gatehouse_chassis::config::unknown_key;
 use gatehouse_proto::{
-    control::{COMPONENTS, MAX_INSTANCES, SCALABLE, target},
+    control::{COMPONENTS, MAX_INSTANCES, SCALABLE, check_instance, split_target, target},
     internal::v1::{self, ChangeStatus, change_request},
 };
 
@@ -176,12 +176,8 @@ impl FromStr for Change {
 impl Target {
     fn read(target: &v1::Target) -> Result<Self, String> {
         let component = component(&target.component)?;
-        let most = if component.name() == SCALABLE { MAX_INSTANCES } else { 1 };
-        match target.instance {
-            Some(instance) if instance >= most && most == 1 => Err(format!("there is one {}, and its number is 0", component.name())),
-            Some(instance) if instance >= most => Err(format!("{}s are numbered 0 to {}", component.name(), most - 1)),
-            instance => Ok(Self { component, instance }),
-        }
+        target.instance.map_or(Ok(()), |instance| check_instance(component.name(), instance))?;
+        Ok(Self { component, instance: target.instance })
     }
 }
 
@@ -195,10 +191,7 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (component, instance) = match text.split_once('/') {
-            Some((component, number)) => (component, Some(number.parse().map_err(|_| format!("`{number}` is no number"))?)),
-            None => (text, None),
-        };
+        let (component, instance) = split_target(text)?;
         Self::read(&v1::Target { component: component.to_owned(), instance })
     }
 }

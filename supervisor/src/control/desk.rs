@@ -114,9 +114,7 @@ impl Desk {
         let board = board.wait_for(|board| board.find(id).is_none_or(|change| is_over(&change))).await.ok()?;
         board.find(id)
     }
-}
 
-impl Desk {
     /// Resolves when all that is on the board now has been noted for the next supervisor, or could not be for so long.
     pub(crate) async fn noted(&self) {
         let mut board = self.board();

@@ -3,10 +3,18 @@
 //! Whoever can connect to the control socket may look. To change something one must be root, the supervisor's own user, or an operator: a member of the group that
 //! owns the socket or, where `[supervisor] operators` names some, one of those alone.
 //!
-//! The kernel says who connected (`SO_PEERCRED`): user, effective group, pid. Supplementary groups are asked of the user database by the user's name (getgrouplist(3)),
-//! not read from `/proc/PID/status`: the caller may be gone and its pid another's by the time we look.
+//! The kernel says who connected: user and effective group (`SO_PEERCRED`), supplementary groups (`SO_PEERGROUPS`). The user database knows more groups, by the
+//! user's name (getgrouplist(3)): those that somebody was made a member of after they had logged in.
 
-use std::{ffi::CString, fmt, os::unix::fs::chown, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    ffi::CString,
+    fmt, fs, io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+    path::Path,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use gatehouse_chassis::{config::Section, connections::Credentials, exit::Fatal};
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
@@ -22,7 +30,7 @@ const MAX_CLAIM: usize = 64;
 /// `[supervisor] control_group`, `operators`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// The group that owns the control socket. Default: the supervisor's own.
+    /// The group that owns the control socket, and may come to it. Default: the supervisor's own.
     pub group: Option<String>,
     /// Who may change the suite besides root and the supervisor's own user. Default: the members of the group that owns the socket.
     pub operators: Vec<Operator>,
@@ -38,10 +46,36 @@ pub enum Operator {
 }
 
 impl Access {
-    /// Reads the two keys.
+    /// Reads the two keys. Whom nobody knows is a problem now, not a denial when it matters.
     pub(crate) fn read(section: &mut Section<'_>) -> Self {
-        Self { group: section.key("control_group").optional(), operators: section.key("operators").list() }
+        let access = Self { group: section.key("control_group").optional(), operators: section.key("operators").list() };
+        if let Some(problem) = access.group.as_deref().and_then(unknown_group) {
+            section.problem("control_group", problem);
+        }
+        for problem in access.operators.iter().filter_map(Operator::unknown) {
+            section.problem("operators", problem);
+        }
+        access
     }
+}
+
+impl Operator {
+    /// Says so if there is no such user or group.
+    fn unknown(&self) -> Option<String> {
+        match self {
+            Self::User(name) => is_unknown(name, &User::from_name(name)).then(|| format!("there is no user {name}")),
+            Self::Group(name) => unknown_group(name),
+        }
+    }
+}
+
+fn unknown_group(name: &str) -> Option<String> {
+    is_unknown(name, &Group::from_name(name)).then(|| format!("there is no group {name}"))
+}
+
+/// A number needs no name, and of a database that fails nobody knows.
+fn is_unknown<T>(name: &str, found: &nix::Result<Option<T>>) -> bool {
+    name.parse::<u32>().is_err() && matches!(found, Ok(None))
 }
 
 impl FromStr for Operator {
@@ -85,15 +119,18 @@ pub(crate) struct Admission {
 }
 
 impl Operators {
-    /// Gives the control socket to its group.
+    /// Gives the control socket to its group, and lets that into the socket's directory.
     pub(crate) fn open(access: &Access, socket: &Path) -> Result<Self, Fatal> {
         let (own, mut group) = (Uid::effective(), Gid::effective());
         if let Some(name) = &access.group {
             group = find_group(name).ok_or_else(|| Fatal::config(format!("supervisor.control_group: there is no group {name}")))?;
-            chown(socket, None, Some(group.as_raw())).map_err(|error| {
-                let why = format!("{} cannot be given to the group {name}: {error}", socket.display());
-                Fatal::config(format!("supervisor.control_group: {why}; the supervisor's user must be a member"))
-            })?;
+            let directory = socket.parent().unwrap_or(socket);
+            for (path, given) in [(socket, chown(socket, None, Some(group.as_raw()))), (directory, let_in(directory, group))] {
+                given.map_err(|error| {
+                    let why = format!("{} cannot be given to the group {name}: {error}", path.display());
+                    Fatal::config(format!("supervisor.control_group: {why}; the supervisor's user must be a member"))
+                })?;
+            }
         }
         let own_name = name_of(own).unwrap_or_default();
         let rule = if access.operators.is_empty() { Rule::Members(group) } else { Rule::Named(access.operators.clone()) };
@@ -128,7 +165,7 @@ impl Operators {
             let found = tokio::task::spawn_blocking(move || {
                 // With the thread, not with whoever waits for it.
                 let _permit = permit;
-                rule.look_up(peer)
+                rule.look_up(&peer)
             });
             found.await.ok()
         };
@@ -137,9 +174,9 @@ impl Operators {
 }
 
 impl Rule {
-    fn look_up(&self, peer: Credentials) -> (String, bool) {
+    fn look_up(&self, peer: &Credentials) -> (String, bool) {
         let user = User::from_uid(Uid::from_raw(peer.uid)).ok().flatten();
-        let mut groups = vec![Gid::from_raw(peer.gid)];
+        let mut groups: Vec<_> = peer.groups.iter().chain([&peer.gid]).copied().map(Gid::from_raw).collect();
         if let Some(user) = &user {
             let named = CString::new(user.name.as_str()).ok().and_then(|name| getgrouplist(&name, user.gid).ok());
             groups.extend(named.unwrap_or_default());
@@ -155,6 +192,22 @@ impl Rule {
         };
         (name, permitted)
     }
+}
+
+/// Makes the directory the group's, unless everybody may pass through it. What another group could write, this one cannot.
+fn let_in(directory: &Path, group: Gid) -> io::Result<()> {
+    let found = fs::metadata(directory)?;
+    if found.mode() & 0o001 != 0 || (found.gid() == group.as_raw() && found.mode() & 0o010 != 0) {
+        return Ok(());
+    }
+    let set = |mode| fs::set_permissions(directory, fs::Permissions::from_mode(mode));
+    let mut mode = found.mode() & 0o7777;
+    if found.gid() != group.as_raw() {
+        mode &= !0o020;
+        set(mode)?;
+        chown(directory, None, Some(group.as_raw()))?;
+    }
+    set(mode | 0o050)
 }
 
 fn find_group(name: &str) -> Option<Gid> {
@@ -200,8 +253,8 @@ mod tests {
         Rule::Named(operators.iter().map(|operator| operator.parse().unwrap()).collect())
     }
 
-    const fn peer(uid: u32, gid: u32) -> Credentials {
-        Credentials { pid: None, uid, gid }
+    fn peer(uid: u32, gid: u32) -> Credentials {
+        Credentials { pid: None, uid, gid, groups: Arc::default() }
     }
 
     #[tokio::test]
@@ -236,6 +289,8 @@ mod tests {
             (Rule::Members(Gid::from_raw(gid)), peer(uid, stranger), true),
             (Rule::Members(Gid::from_raw(stranger)), peer(uid, gid), false),
             (Rule::Members(Gid::from_raw(stranger)), peer(uid, stranger), true),
+            (Rule::Members(Gid::from_raw(stranger)), Credentials { groups: [7, stranger].into(), ..peer(uid, gid) }, true),
+            (named(&["group:3999998"]), Credentials { groups: [3_999_998].into(), ..peer(stranger, gid) }, true),
         ];
         for (rule, peer, may) in cases {
             let told = format!("{rule:?} {peer:?}");
@@ -258,6 +313,28 @@ mod tests {
         let kept_out = operators.admit(Some(peer(1, 1)), None).await;
         assert!(kept_out.permitted.unwrap_err().contains("does not answer"));
         assert_eq!(kept_out.actor, "uid 1");
+    }
+
+    #[test]
+    fn a_group_is_let_into_the_directory_with_no_more_than_it_needs() {
+        if !Uid::effective().is_root() {
+            return println!("not root: a group of which we are no member cannot be let in");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let group = Gid::from_raw(3_999_999);
+        // As it is made, open to its own group, open to everybody, and the group's already.
+        for (owner, mode, expected) in [
+            (0, 0o750, (3_999_999, 0o750)),
+            (0, 0o770, (3_999_999, 0o750)),
+            (0, 0o755, (0, 0o755)),
+            (3_999_999, 0o2770, (3_999_999, 0o2770)),
+        ] {
+            chown(dir.path(), None, Some(owner)).unwrap();
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let_in(dir.path(), group).unwrap();
+            let found = fs::metadata(dir.path()).unwrap();
+            assert_eq!((found.gid(), found.mode() & 0o7777), expected, "{mode:o}");
+        }
     }
 
     #[test]

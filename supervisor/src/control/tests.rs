@@ -71,8 +71,6 @@ async fn a_change_reaches_the_driver_its_verdict_the_asker_and_both_the_trail() 
 async fn what_cannot_be_is_refused_before_it_is_recorded() {
     let house = House::new(NO_REDIS, &Access::default());
     let mut client = house.client();
-    let target = |component: &str, instance| Target { component: component.into(), instance };
-    let stop = |reason: &str| ChangeRequest { reason: reason.into(), change: Some(change_request::Change::Stop(target("edge", None))) };
     let upgrade = Upgrade { directory: "bin".into() };
     let upgrade = ChangeRequest { reason: String::new(), change: Some(change_request::Change::Upgrade(upgrade)) };
     let cases = [
@@ -80,7 +78,6 @@ async fn what_cannot_be_is_refused_before_it_is_recorded() {
         (restart("pusher", Some(2), ""), "there is no pusher/2, only pusher/0, pusher/1"),
         (restart("redis", None, ""), "this suite runs no redis: it uses one that others run"),
         (restart("edge", None, &"x".repeat(1025)), "the reason has 1025 bytes; 1024 are the most"),
-        (stop(" "), "stop needs a reason: nothing starts it again but `gatehouse start`, and whoever finds it so asks why"),
         (upgrade, "bin is no absolute path"),
     ];
     for (request, why) in cases {
@@ -90,7 +87,15 @@ async fn what_cannot_be_is_refused_before_it_is_recorded() {
     assert!(!house.process.metrics().text().contains("control_changes_total{"));
     let unknown = client.verdict(VerdictRequest { change_id: "x".into(), wait: true }).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
-    client.change(stop("for the auditors")).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_change_needs_a_reason() {
+    let mut house = House::new(NO_REDIS, &Access::default());
+    let stop = change_request::Change::Stop(Target { component: "edge".into(), instance: None });
+    house.client().change(ChangeRequest { reason: " ".into(), change: Some(stop) }).await.unwrap();
+    let order = house.ends().desk.next().await;
+    assert_eq!((order.change.to_string().as_str(), order.reason.as_str()), ("stop edge", ""));
 }
 
 #[tokio::test]
@@ -240,7 +245,22 @@ async fn who_is_no_operator_may_look_but_not_touch_and_the_attempt_is_recorded()
     );
 }
 
-/// No test but the process above, when it is one.
+/// As a login that was given its groups by whoever began it, and that no user database knows.
+#[tokio::test]
+async fn a_supplementary_group_of_the_caller_counts() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can act as other users");
+    }
+    let mut house = House::new(NO_REDIS, &Access { group: Some("3999999".into()), operators: Vec::new() });
+    let mut call = tokio::process::Command::new("setpriv");
+    call.args(["--reuid", "3999998", "--regid", "3999998", "--groups", "3999997,3999999"]).arg(env::current_exe().unwrap());
+    call.args(["control::tests::caller", "--exact", "--nocapture"]).env("CONTROL_SOCKET", house.socket()).env("CONTROL_RELEASE", "");
+    let output = String::from_utf8(call.output().await.unwrap().stdout).unwrap();
+    assert!(output.contains("answers: Ok Ok"), "{output}");
+    assert_eq!(house.ends().desk.next().await.actor, "uid 3999998");
+}
+
+/// No test but the processes above, when it is one.
 #[tokio::test]
 async fn caller() {
     let Some(socket) = env::var_os("CONTROL_SOCKET").map(PathBuf::from) else { return };

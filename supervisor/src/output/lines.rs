@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
+use gatehouse_chassis::telemetry::Said;
 use memchr::{memchr, memchr_iter};
-use serde_json::Value;
 
 use crate::component::{Component, SlotId, label};
 
@@ -11,8 +11,6 @@ use crate::component::{Component, SlotId, label};
 pub(crate) const MAX_LINE: usize = 16 << 10;
 /// A level stands near the beginning of a line, or it is part of what was said.
 const HEAD: usize = 256;
-/// Fields of our own lines that say nothing to somebody who knows when and by whom.
-const OBVIOUS: [&str; 6] = ["timestamp", "level", "message", "target", "component", "instance"];
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,20 +104,14 @@ pub(crate) fn tagged(style: Style, slot: SlotId, line: &str) -> String {
 
 /// The message of a line of JSON, or the line.
 pub(crate) fn plain(line: &str) -> String {
-    let message = serde_json::from_str::<Value>(line).ok();
-    let message = message.as_ref().and_then(|value| value.get("message")).and_then(Value::as_str);
-    message.unwrap_or(line).to_owned()
+    Said::read(line).map_or_else(|| line.to_owned(), |said| said.message)
 }
 
 /// A line of JSON as a person reads it, with its level and fields; any other as it is.
 pub(crate) fn legible(line: &str) -> Cow<'_, str> {
-    let Ok(Value::Object(fields)) = serde_json::from_str::<Value>(line) else { return line.into() };
-    let Some(message) = fields.get("message").and_then(Value::as_str) else { return line.into() };
-    let level = fields.get("level").and_then(Value::as_str).map(|level| format!("{level} ")).unwrap_or_default();
-    let others = fields.iter().filter(|(name, _)| !OBVIOUS.contains(&name.as_str()));
-    let others: String =
-        others.map(|(name, value)| value.as_str().map_or_else(|| format!(" {name}={value}"), |text| format!(" {name}={text}"))).collect();
-    format!("{level}{message}{others}").into()
+    let Some(Said { level, message, fields }) = Said::read(line) else { return line.into() };
+    let level = level.map(|level| format!("{level} ")).unwrap_or_default();
+    format!("{level}{message}{fields}").into()
 }
 
 /// Text of at most so many bytes.

@@ -7,6 +7,7 @@
 //! | a Redis whose socket's path is gone                | ends, and another is started: two would ruin its files                      |
 //! | the lead, starting                                 | has the time of a start, from now on; it repeats `READY=1`                   |
 //! | a successor                                        | the same; then the lead drains                                              |
+//! | none of a slot that was to be started later        | waits for what was left of its back-off or quarantine                       |
 //! | a process on its way out                           | has its budget, from now on; in its place another is started, if it led      |
 //! | any of a slot that an operator stopped             | likewise, and nothing is started                                            |
 //! | any of a slot that is not wanted any more          | drains, and the slot goes                                                   |
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     child::{
-        Event, Other, State,
+        Event, Moment, Other, State,
         adopt::{self, Found},
     },
     component::{Component, SlotId},
@@ -43,6 +44,9 @@ impl Suite {
             slots.entry(found.slot()).or_default().push(found);
         }
         let unwanted: Vec<_> = slots.keys().copied().filter(|id| self.slot(*id).is_none()).collect();
+        for id in self.ids() {
+            slots.entry(id).or_default();
+        }
         for (id, found) in slots {
             if unwanted.contains(&id) {
                 self.add_slot(id);
@@ -69,7 +73,7 @@ impl Suite {
         let is_stale = is_cut_off || self.parts.launcher.sockets().is_new(id.component, id.instance);
         let generations: BTreeSet<_> = left.iter().map(|found| found.generation).collect();
         let Some(slot) = self.slot_mut(id) else { return };
-        slot.machine.adopt(&Vec::from_iter(generations), &memory, Instant::now());
+        slot.machine.adopt(&Vec::from_iter(generations), &memory, &Moment::now());
         slot.ready_once = slot.machine.is_ready();
         slot.stale = is_stale && matches!(slot.machine.state(), State::Starting { .. } | State::Ready { .. });
         let (machine, mut taken) = (slot.machine.clone(), BTreeSet::new());

@@ -19,6 +19,11 @@ use crate::{
 
 /// On top of what a start and a drain may take: the wait of what must wait for something else.
 const MARGIN: Duration = Duration::from_secs(10);
+/// All of them.
+const PUSHERS: Target = Target { component: Component::Pusher, instance: None };
+
+/// Added to the verdict of what the next supervisor would not find in the state file.
+const UNNOTED: &str = "; it could not be noted on disk: if the supervisor dies now, the next one does not know of it";
 
 impl Suite {
     /// What the last supervisor had promised, from the beginning: a restart that was half done is done again.
@@ -95,13 +100,15 @@ impl Suite {
         if slots.iter().all(is_stopped) { slots } else { slots.into_iter().filter(|id| !is_stopped(id)).collect() }
     }
 
-    /// Who is to come, or to go. Whoever goes gets no new work from now on.
+    /// Who is to come, or to go. Whoever goes gets no new work from now on. What the supervisor before has begun is done again for all whom it concerned:
+    /// those to come are there by now, and those to go have been taken care of.
     fn begin_scale(&mut self, wanted: u32) -> (Task, Vec<SlotId>) {
         let configured = self.parts.process.shared().instances(Component::Pusher.name());
-        self.parts.state.scale(configured, wanted);
-        let present = self.of(Target { component: Component::Pusher, instance: None });
-        let missing = (0..wanted).map(|instance| SlotId { component: Component::Pusher, instance }).filter(|id| !present.contains(id));
-        let missing: Vec<_> = missing.collect();
+        let present = self.of(PUSHERS);
+        let begun = self.parts.state.scaled_from(configured, wanted);
+        self.parts.state.scale(configured, wanted, begun.or_else(|| u32::try_from(present.len()).ok()));
+        let concerned = (0..wanted).map(|instance| SlotId { component: Component::Pusher, instance });
+        let missing: Vec<_> = concerned.filter(|id| !present.contains(id) || begun.is_some_and(|from| id.instance >= from)).collect();
         if !missing.is_empty() {
             return (Task::Add, missing);
         }
@@ -111,6 +118,17 @@ impl Suite {
         }
         self.publish_members();
         (Task::Remove, surplus)
+    }
+
+    /// Notes how many there are to be from now on, and says from how many it was, if that is another number.
+    fn end_scale(&mut self, job: &Job) -> Option<String> {
+        let Some(Change::Scale { instances: wanted }) = job.orders.first().map(|order| &order.change) else { return None };
+        let configured = self.parts.process.shared().instances(Component::Pusher.name());
+        let from = self.parts.state.scaled_from(configured, *wanted).filter(|from| from != wanted);
+        let present = u32::try_from(self.of(PUSHERS).len()).unwrap_or(u32::MAX);
+        let adding_failed = job.failed && job.task == Task::Add;
+        self.parts.state.scale(configured, if adding_failed { present } else { *wanted }, None);
+        from.map(|from| format!("from {from} to {wanted}, begun by the supervisor before"))
     }
 
     pub(super) fn refuse(&mut self, orders: Vec<Order>, why: &str) {
@@ -183,8 +201,9 @@ impl Suite {
             Task::HandOver => return,
             Task::Start => Event::Start,
             Task::Stop | Task::Remove => Event::Stop,
+            // It starts as all do, or has been started by the supervisor before.
             Task::Add => {
-                current.to = Some(before + 1);
+                current.to = Some(if current.from > 0 { current.from } else { before + 1 });
                 return;
             }
         };
@@ -250,17 +269,12 @@ impl Suite {
     }
 
     fn end(&mut self, job: Job) {
-        if job.failed && job.task == Task::Add {
-            let present = u32::try_from(self.of(Target { component: Component::Pusher, instance: None }).len()).unwrap_or(u32::MAX);
-            let configured = self.parts.process.shared().instances(Component::Pusher.name());
-            self.parts.state.scale(configured, present);
-        }
+        let scaled = self.end_scale(&job);
         let verdict = match job.steps.last() {
-            None => "nothing to do".to_owned(),
+            None => scaled.unwrap_or_else(|| "nothing to do".to_owned()),
             Some(last) if job.failed => {
-                let slot = job.steps.len().checked_sub(1).map_or(String::new(), |_| name_of(last));
                 let left = if job.left.is_empty() { String::new() } else { format!("; not tried: {}", job.left.len()) };
-                format!("{slot}: {}{left}", last.message)
+                format!("{}: {}{left}", name_of(last), last.message)
             }
             Some(only) if job.steps.len() == 1 => format!("{}: {}", name_of(only), only.message),
             Some(_) => format!("{} done", job.steps.len()),
@@ -269,7 +283,11 @@ impl Suite {
             Task::Roll if job.failed => self.roll_back(job, &verdict),
             Task::Roll => self.rolled(&job),
             Task::Back => self.rolled_back(job),
-            _ => self.conclude(&job, &verdict),
+            _ => {
+                self.remember_slots();
+                let unnoted = if self.parts.state.is_written() { "" } else { UNNOTED };
+                self.conclude(&job, &format!("{verdict}{unnoted}"));
+            }
         }
     }
 
@@ -287,6 +305,7 @@ impl Suite {
 
     /// The suite drains: nothing more is changed, and whoever waits is told.
     fn give_up_changes(&mut self) {
+        self.parts.state.end_scale();
         let queued = self.jobs.take_queued().into_iter().map(|order| Job::new(vec![order], Task::Stop, []));
         let jobs: Vec<_> = self.jobs.take_running().into_iter().chain(queued).collect();
         for job in jobs {

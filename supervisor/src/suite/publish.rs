@@ -73,7 +73,7 @@ impl Suite {
     /// The same without changes: those of the supervisor before may not have been read yet.
     pub(super) fn remember_slots(&mut self) {
         for slot in &self.slots {
-            let mut memory = slot.machine.memory();
+            let mut memory = slot.machine.memory(&self.moment);
             // One that is removed is not one that an operator stopped.
             memory.stopped_by_operator &= !slot.leaving;
             let stopped_by = slot.stopped_by.clone().filter(|_| memory.stopped_by_operator);

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gatehouse_proto::internal::v1::InstanceStatus;
+use gatehouse_proto::internal::v1::{ExitRecord, InstanceStatus};
 
 use super::report::{Outcome, Stopped};
 use crate::{
@@ -33,6 +33,8 @@ pub(crate) struct Slot {
     ends: VecDeque<Ended>,
     pub(crate) restarts: u32,
     pub(crate) last_exit: Option<Exit>,
+    /// The same as the ledger tells it: of a process that ended under a supervisor before this one.
+    earlier_exit: String,
     /// What the process said last that ended so.
     pub(crate) last_words: Option<String>,
     /// Its first start is over.
@@ -104,8 +106,11 @@ impl Ended {
 }
 
 impl Slot {
-    /// Not started yet, with the history of the slot of that name.
-    pub(crate) fn new(id: SlotId, policy: Policy, memory: &Memory) -> Self {
+    /// Not started yet, with the history of the slot of that name, and how a process of it ended last.
+    pub(crate) fn new(id: SlotId, policy: Policy, memory: &Memory, last: Option<ExitRecord>) -> Self {
+        let (earlier_exit, words) = last.map(|last| (last.exit, last.last_words)).unwrap_or_default();
+        // A document is what it wrote to stdout, the audit trail, and no complaint.
+        let last_words = words.into_iter().rfind(|line| !line.starts_with('{'));
         Self {
             id,
             machine: Machine::new(policy, memory),
@@ -114,7 +119,8 @@ impl Slot {
             ends: VecDeque::new(),
             restarts: 0,
             last_exit: None,
-            last_words: None,
+            earlier_exit,
+            last_words,
             ready_once: false,
             stopped_by: None,
             stopped: None,
@@ -308,7 +314,7 @@ impl Slot {
             // That of the moment of the question: the control socket fills it in.
             uptime_ms: 0,
             restarts: self.restarts,
-            last_exit: self.last_exit.as_ref().map(ToString::to_string).unwrap_or_default(),
+            last_exit: self.last_exit.as_ref().map_or_else(|| self.earlier_exit.clone(), ToString::to_string),
             detail,
             build: process.map(|process| process.launched.build.clone()).unwrap_or_default(),
         };

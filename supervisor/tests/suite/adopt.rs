@@ -10,7 +10,7 @@ use std::{
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use gatehouse_proto::internal::v1::{InstanceStatus, StatusResponse, Target, change_request::Change};
+use gatehouse_proto::internal::v1::{InstanceStatus, Scale, StatusResponse, Target, change_request::Change};
 use nix::sys::signal::Signal;
 
 use crate::world::{World, instance, send};
@@ -45,6 +45,15 @@ fn ask(address: &str) -> String {
 
 fn count(world: &World, event: &str) -> usize {
     world.events().iter().filter(|found| *found == event).count()
+}
+
+/// Waits until it stands in the ledger's file, which is written by another thread.
+async fn recorded(world: &World, words: &str) {
+    let begun = Instant::now();
+    while !world.read("state/exits.jsonl").contains(words) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{}", world.read("stderr"));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test]
@@ -103,6 +112,20 @@ async fn what_was_taken_over_is_supervised_as_before() {
 }
 
 #[tokio::test]
+async fn how_a_process_ended_last_is_known_to_the_next_supervisor() {
+    let mut world = World::new();
+    let before = world.ready().await;
+    send(instance(&before, "edge", 0).pid.unwrap(), Signal::SIGKILL);
+    world.until("the edge is back", |status| status.ready && instance(status, "edge", 0).generation == 2).await;
+    recorded(&world, "SIGKILL").await;
+    killed(&mut world).await;
+    let after = world.ready().await;
+    let edge = instance(&after, "edge", 0);
+    assert_eq!((edge.last_exit.as_str(), edge.last_exit.as_str()), ("signal 9 (SIGKILL)", world.exits("edge").await[0].exit.as_str()));
+    assert_eq!(after.instances.iter().filter(|other| !other.last_exit.is_empty()).count(), 1, "{after:?}");
+}
+
+#[tokio::test]
 async fn one_that_hung_while_nobody_supervised_is_found_out() {
     let mut world = World::new();
     let before = world.ready().await;
@@ -128,6 +151,32 @@ async fn one_that_died_while_nobody_supervised_is_started_and_its_failure_touche
     assert!(!after.ready && !world.is_healthy().await);
     world.behave("edge", "");
     assert_eq!(world.change(Change::Restart(target("edge"))).await.state, "done");
+    assert!(world.status().await.unwrap().ready);
+}
+
+#[tokio::test]
+async fn what_is_in_quarantine_is_tried_by_the_next_supervisor_no_sooner() {
+    let mut world = World::new().config("[supervisor]\nquarantine_after = 2");
+    let before = world.ready().await;
+    for (component, behaviour) in [("edge", "exit=75"), ("admin", "exit=78")] {
+        world.behave(component, behaviour);
+        send(instance(&before, component, 0).pid.unwrap(), Signal::SIGKILL);
+        world.until("quarantine", |status| instance(status, component, 0).state == "quarantined").await;
+        world.behave(component, "");
+    }
+    let quarantined = world.until("both are told", |status| status.instances.iter().filter(|one| one.pid.is_none()).count() == 2).await;
+    let events = world.events();
+    recorded(&world, "admin cannot go on").await;
+    killed(&mut world).await;
+    world.start();
+    let after = world.until("all are there", |status| status.instances.len() == before.instances.len()).await;
+    assert_eq!(processes(&after), processes(&quarantined));
+    assert_eq!([instance(&after, "edge", 0), instance(&after, "admin", 0)].map(|one| one.state.as_str()), ["quarantined"; 2], "{after:?}");
+    assert!(instance(&after, "edge", 0).detail.ends_with("tried again slowly: ERROR edge cannot go on"), "{after:?}");
+    assert!(!after.ready && !world.is_healthy().await && world.events() == events, "{after:?}");
+    for component in ["edge", "admin"] {
+        assert_eq!(world.change(Change::Restart(target(component))).await.state, "done");
+    }
     assert!(world.status().await.unwrap().ready);
 }
 
@@ -221,6 +270,39 @@ async fn a_restart_that_was_half_done_is_brought_to_its_end() {
     assert_eq!(verdict.state, "done", "{verdict:?}");
     let after = world.status().await.unwrap();
     assert_eq!((instance(&after, "edge", 0).generation, count(&world, "term edge-0")), (3, 1));
+}
+
+#[tokio::test]
+async fn a_scale_that_was_half_done_says_what_came_of_it() {
+    let mut world = World::new();
+    let scale = |instances| Change::Scale(Scale { component: "pusher".to_owned(), instances });
+    let before = world.ready().await;
+    world.behave("pusher", "silent");
+    let change_id = world.begin(scale(4)).await;
+    let half = world.until("the third starts", |status| status.instances.len() == before.instances.len() + 1).await;
+    killed(&mut world).await;
+    world.behave("pusher", "deaf");
+    send(instance(&half, "pusher", 2).pid.unwrap(), Signal::SIGKILL);
+    world.start();
+    let verdict = world.verdict(&change_id).await;
+    let steps: Vec<_> = verdict.steps.iter().map(|step| (step.instance, step.to_generation > 0)).collect();
+    assert_eq!((verdict.state.as_str(), verdict.verdict.as_str(), steps), ("done", "2 done", vec![(2, true), (3, true)]), "{verdict:?}");
+    let after = world.status().await.unwrap();
+    assert_eq!(others(&after, "pusher"), others(&before, "pusher"));
+
+    // The other way.
+    let change_id = world.begin(scale(2)).await;
+    world.event("term pusher-3").await;
+    killed(&mut world).await;
+    for number in [2, 3] {
+        send(instance(&after, "pusher", number).pid.unwrap(), Signal::SIGKILL);
+    }
+    world.start();
+    let verdict = world.verdict(&change_id).await;
+    assert_eq!((verdict.state.as_str(), verdict.verdict.as_str()), ("done", "from 4 to 2, begun by the supervisor before"));
+    let after = world.until("as before", |status| status.ready).await;
+    assert_eq!(processes(&after), processes(&before));
+    assert_eq!(world.change(scale(2)).await.verdict, "nothing to do");
 }
 
 #[tokio::test]

@@ -252,3 +252,19 @@ async fn one_that_could_not_be_added_is_not_counted_by_the_next_change() {
     let status = world.until("what failed is gone", |status| status.ready && status.instances.len() == 3 + wanted.len()).await;
     assert_eq!(pushers(&status), wanted, "{verdict:?}");
 }
+
+#[tokio::test]
+async fn a_change_that_could_not_be_noted_says_so_and_goes_ahead() {
+    let mut world = World::new();
+    world.ready().await;
+    // In the place of the draft: as good as a disk without room, for root too.
+    let obstacle = world.path("state/supervisor.state.json.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    let stopped = world.change(Change::Stop(target("edge", None))).await;
+    done(&stopped);
+    assert!(stopped.verdict.contains("; it could not be noted on disk"), "{stopped:?}");
+    std::fs::remove_dir(&obstacle).unwrap();
+    let started = world.change(Change::Start(target("edge", None))).await;
+    done(&started);
+    assert!(!started.verdict.contains("noted"), "{started:?}");
+}

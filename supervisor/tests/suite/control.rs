@@ -1,7 +1,10 @@
 //! Changes by operators, asked of the real supervisor.
 
 use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -10,9 +13,10 @@ use gatehouse_chassis::ipc::Channel;
 use gatehouse_proto::internal::v1::{
     AuditBatch, ChangeRequest, StatusRequest, Target, VerdictRequest, change_request, supervisor_client::SupervisorClient,
 };
+use nix::{sys::signal::Signal, unistd::Uid};
 use prost::Message as _;
 
-use crate::world::World;
+use crate::world::{World, instance};
 
 fn client(world: &World) -> SupervisorClient<Channel> {
     SupervisorClient::new(ipc::channel(world.path("run/supervisor.sock")))
@@ -43,7 +47,7 @@ async fn without_redis_changes_are_accepted_and_what_came_of_them_is_on_disk_whe
     let id = client(&world).change(restart("edge")).await.unwrap().into_inner().change_id;
     let known = client(&world).verdict(VerdictRequest { change_id: id.clone(), wait: false }).await.unwrap().into_inner().change.unwrap();
     assert_eq!((known.what.as_str(), known.reason.as_str()), ("restart edge", "as a test"));
-    assert!(known.actor.ends_with(&format!("(uid {})", nix::unistd::Uid::effective())), "{}", known.actor);
+    assert!(known.actor.ends_with(&format!("(uid {})", Uid::effective())), "{}", known.actor);
     assert!(world.stop().await.success());
     let spooled = spooled(&world.path("state/spool/supervisor-0.spool"));
     let told: Vec<_> = spooled.iter().map(|(action, change)| (action.as_str(), change == &id)).collect();
@@ -78,4 +82,29 @@ async fn a_group_that_does_not_exist_is_wrong_configuration() {
     world.start();
     assert_eq!(world.ended().await.code(), Some(78));
     assert!(world.read("stderr").contains("supervisor.control_group: there is no group no-such-group"), "{}", world.read("stderr"));
+}
+
+/// Whom the group lets in, and nobody else, can speak to a supervisor that was started by hand, and to the one that takes over from it.
+#[tokio::test]
+async fn the_control_group_reaches_the_socket_also_of_the_next_supervisor() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can give files away and act as others");
+    }
+    let mut world = World::new().config("[supervisor]\ncontrol_group = \"3999999\"\n");
+    fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let reach = |world: &World, groups: &str| {
+        // `test -w` is access(2), which needs the way to it, too.
+        let mut member = Command::new("setpriv");
+        member.args(["--reuid", "3999998", "--regid", "3999998", "--groups", groups, "test", "-w"]).arg(world.path("run/supervisor.sock"));
+        member.status().unwrap().success()
+    };
+    let before = world.ready().await;
+    assert_eq!((reach(&world, "3999999"), reach(&world, "3999997")), (true, false));
+    world.signal(Signal::SIGKILL);
+    world.ended().await;
+    // As systemd does with a runtime directory that it keeps.
+    chown(world.path("run"), None, Some(0)).unwrap();
+    let after = world.ready().await;
+    assert_eq!(instance(&after, "edge", 0).pid, instance(&before, "edge", 0).pid);
+    assert_eq!((reach(&world, "3999999"), reach(&world, "3999997")), (true, false));
 }

@@ -2,19 +2,14 @@
 
 use std::{
     fs,
-    io::{Write as _, pipe},
     os::unix::fs::symlink,
-    process::Stdio,
     time::{Duration, Instant},
 };
 
 use gatehouse_proto::internal::v1::{LogsRequest, Target, change_request::Change};
-use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
-    sys::signal::Signal,
-};
+use nix::sys::signal::Signal;
 
-use crate::world::{World, instance, send};
+use crate::world::{World, instance, send, stuck};
 
 #[tokio::test]
 async fn what_children_said_is_told_on_the_control_socket_and_by_the_next_supervisor() {
@@ -168,15 +163,6 @@ async fn a_hang_is_told_with_what_stood_still_and_the_dump() {
     assert_eq!((exit.detail.as_str(), exit.exits_in_a_row), ("stalled: reader, 1.8 s", 1));
     assert!(fs::read_to_string(&exit.dump).unwrap().contains("stalled: reader"), "{exit:?}");
     assert!(world.stop().await.success());
-}
-
-/// A pipe that takes nothing more; its reading end is to be kept.
-fn stuck() -> (impl Sized, Stdio) {
-    let (reader, mut writer) = pipe().unwrap();
-    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-    while writer.write(&[b'.'; 4096]).is_ok() {}
-    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
-    (reader, writer.into())
 }
 
 #[tokio::test]

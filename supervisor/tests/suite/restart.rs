@@ -1,16 +1,10 @@
 //! What happens to a child that dies, and to the others: nothing.
 
-use std::{
-    io::{Write as _, pipe},
-    process::Stdio,
-};
+use std::process::Stdio;
 
-use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
-    sys::signal::Signal,
-};
+use nix::sys::signal::Signal;
 
-use crate::world::{World, instance, send};
+use crate::world::{World, instance, send, stuck};
 
 #[tokio::test]
 async fn a_killed_component_is_replaced_on_its_sockets_and_nobody_else_notices() {
@@ -83,15 +77,6 @@ async fn sigterm_is_obeyed_during_back_off() {
     world.until("back-off", |status| instance(status, "edge", 0).state == "backing_off").await;
     assert!(world.stop().await.success());
     assert!(world.alive().is_empty());
-}
-
-/// A pipe that takes nothing more; its reading end is to be kept.
-fn stuck() -> (impl Sized, Stdio) {
-    let (reader, mut writer) = pipe().unwrap();
-    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-    while writer.write(&[b'.'; 4096]).is_ok() {}
-    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
-    (reader, writer.into())
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Write as _, pipe},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -14,6 +15,7 @@ use gatehouse_proto::internal::v1::{
     StatusResponse, VerdictRequest, change_request, process_client::ProcessClient, supervisor_client::SupervisorClient,
 };
 use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -290,6 +292,15 @@ impl Drop for World {
             send(pid, Signal::SIGKILL);
         }
     }
+}
+
+/// A pipe that takes nothing more; its reading end is to be kept.
+pub fn stuck() -> (impl Sized, Stdio) {
+    let (reader, mut writer) = pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while writer.write(&[b'.'; 4096]).is_ok() {}
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    (reader, writer.into())
 }
 
 pub fn send(pid: u32, signal: Signal) {

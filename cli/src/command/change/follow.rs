@@ -14,8 +14,8 @@ use gatehouse_proto::{
 use tokio::time::{Instant, interval, sleep, timeout_at};
 use tonic::Code;
 
-use super::PEER;
 use crate::{
+    command::supervisor::PEER,
     failure::Failure,
     output::{Output, harmless},
 };

@@ -2,14 +2,12 @@
 
 use std::borrow::Cow;
 
+use gatehouse_chassis::telemetry::Said;
 use gatehouse_proto::internal::v1::LogLine;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::command::target::name;
-
-/// What everybody sees without being told again.
-const OBVIOUS: [&str; 6] = ["timestamp", "level", "message", "target", "component", "instance"];
 
 /// For programs: the line as it was written.
 pub fn document(line: &LogLine) -> Value {
@@ -27,12 +25,8 @@ pub fn legible(line: &LogLine) -> String {
 
 /// Without what stands before it anyway.
 fn message(line: &str) -> Cow<'_, str> {
-    if let Ok(Value::Object(fields)) = serde_json::from_str::<Value>(line) {
-        let Some(message) = fields.get("message").and_then(Value::as_str) else { return line.into() };
-        let others = fields.iter().filter(|(name, _)| !OBVIOUS.contains(&name.as_str()));
-        let told =
-            |(name, value): (&String, &Value)| value.as_str().map_or_else(|| format!(" {name}={value}"), |text| format!(" {name}={text}"));
-        return format!("{message}{}", others.map(told).collect::<String>()).into();
+    if let Some(Said { message, fields, .. }) = Said::read(line) {
+        return format!("{message}{fields}").into();
     }
     // `2026-11-21T09:52:16.223Z  WARN gatehouse_edge: …`
     let said = line.split_once(' ').filter(|(time, _)| time.parse::<Timestamp>().is_ok()).and_then(|(_, rest)| {

@@ -1,6 +1,6 @@
 //! What of a slot outlives its supervisor.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use gatehouse_chassis::backoff::Backoff;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,43 @@ pub(crate) struct Memory {
     pub(crate) quarantine: Option<Quarantine>,
     pub(crate) stopped_by_operator: bool,
     pub(crate) backoff_ms: u64,
+    /// Without a lead, and not to have one before that is over.
+    #[serde(deserialize_with = "crate::state::or_default")]
+    pub(crate) pause: Option<Pause>,
+}
+
+/// Until when a slot waits, as Unix time in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Pause {
+    /// Its next start.
+    BackOff(u64),
+    /// Its next probe; `None`: there is none.
+    Quarantine(Option<u64>),
+}
+
+/// One moment by two clocks. By the same one a deadline is always the same time of day, and the state file is not written anew for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    instant: Instant,
+    unix: Duration,
+}
+
+impl Moment {
+    /// As it is.
+    pub(crate) fn now() -> Self {
+        Self { instant: Instant::now(), unix: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() }
+    }
+
+    fn as_ms(&self, at: Instant) -> u64 {
+        let later = self.unix + at.saturating_duration_since(self.instant);
+        u64::try_from(later.saturating_sub(self.instant.saturating_duration_since(at)).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Not before this moment.
+    fn at(&self, ms: u64) -> Instant {
+        self.instant + Duration::from_millis(ms).saturating_sub(self.unix)
+    }
 }
 
 impl Machine {
@@ -47,8 +84,14 @@ impl Machine {
     }
 
     /// What the next supervisor is to know.
-    pub(crate) fn memory(&self) -> Memory {
+    pub(crate) fn memory(&self, moment: &Moment) -> Memory {
+        let pause = match self.state {
+            State::BackingOff { until } => Some(Pause::BackOff(moment.as_ms(until))),
+            State::Quarantined { probe_at } => Some(Pause::Quarantine(probe_at.map(|at| moment.as_ms(at)))),
+            _ => None,
+        };
         Memory {
+            pause,
             generations: self.generations,
             lead: self.lead,
             ready: self.is_ready(),
@@ -62,8 +105,9 @@ impl Machine {
 
     /// Takes over the processes that a dead supervisor left, by their numbers: two at most; of more, [`Machine::has`] says which. What was ready then is
     /// taken to be so now; its watchdog says otherwise soon if it is not. One older than the last lead was on its way out. Nobody is asked to stop who may
-    /// have been asked before: the second signal aborts.
-    pub(crate) fn adopt(&mut self, found: &[u32], memory: &Memory, now: Instant) {
+    /// have been asked before: the second signal aborts. A slot whose lead was to be started later has what was left of that time to wait.
+    pub(crate) fn adopt(&mut self, found: &[u32], memory: &Memory, moment: &Moment) {
+        let now = moment.instant;
         let ready_by = Some(now + self.policy.ready_timeout);
         self.generations = found.iter().copied().fold(self.generations, u32::max);
         let lead = found.iter().copied().find(|generation| *generation == memory.lead);
@@ -80,6 +124,17 @@ impl Machine {
                 () if leaves => State::Draining { deadline: drained_by, then: Then::Again },
                 () if memory.ready && lead == memory.lead => State::Ready { since: now },
                 () => State::Starting { deadline: ready_by },
+            };
+        }
+        if self.state == State::Waiting
+            && let Some(pause) = memory.pause
+        {
+            // Whatever has become of the clock meanwhile, no longer than it may be.
+            self.state = match pause {
+                Pause::BackOff(until) => State::BackingOff { until: moment.at(until).min(now + self.policy.ceiling) },
+                Pause::Quarantine(probe) => {
+                    State::Quarantined { probe_at: probe.map(|at| moment.at(at).min(now + self.policy.probe_interval)) }
+                }
             };
         }
         let other = found.iter().copied().find(|generation| Some(*generation) != lead);

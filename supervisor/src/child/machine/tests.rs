@@ -1,8 +1,7 @@
-//! The machine as a table, and its laws: nothing runs on after a stop, and never more than two at once.
+//! The machine as a table.
 
-use std::collections::BTreeSet;
-
-use proptest::prelude::{Just, Strategy, prop_oneof, proptest};
+mod adoption;
+mod laws;
 
 use super::*;
 
@@ -262,7 +261,7 @@ fn an_operators_stop_is_overridden_by_nothing_but_an_operators_start() {
     let stopped = [&SERVES[..], &stopped].concat();
     let machine = after(&stopped, &[(12, NeedsMet, &[], "stopped"), (999, Tick, &[], "stopped"), (999, hung(1), &[], "stopped")]);
     assert!(machine.is_stopped_by_operator());
-    let remembered = Machine::new(policy(), &machine.memory());
+    let remembered = Machine::new(policy(), &machine.memory(&Moment::now()));
     assert_eq!((remembered.label(), remembered.generations()), ("stopped", 1));
     assert!(!after(&stopped, &[(12, Start, &[Spawn(2)], "starting")]).is_stopped_by_operator());
     // Wanted again before it has ended.
@@ -298,150 +297,4 @@ fn a_retired_child_serves_on_until_it_is_stopped_and_is_not_replaced() {
     after(&[STARTED], &[(0, Retire, &[], "starting"), (1, Ready(1), &[], "ready"), (2, exited(1), &[], "stopped")]);
     after(&RESTARTS, &[(11, Retire, &[Terminate(2)], "ready"), (12, Restart, &[], "ready"), (12, exited(2), &[], "ready")]);
     walk(&[(0, Retire, &[], "stopped"), (0, NeedsMet, &[], "stopped")]);
-}
-
-#[test]
-fn the_next_supervisor_takes_over_what_runs_and_remembers_what_was() {
-    let now = Instant::now();
-    let machine = after(&SERVES, &[(2, exited(1), &[Spawn(2)], "starting"), (3, Ready(2), &[], "ready")]);
-    let memory = machine.memory();
-    let adopt = |memory: &Memory, found: &[u32]| {
-        let mut next = Machine::new(policy(), memory);
-        next.adopt(found, memory, now);
-        next
-    };
-    let next = adopt(&memory, &[2]);
-    assert_eq!((next.label(), next.lead(), next.other(), next.exits_in_a_row), ("ready", 2, None, 1));
-    let next = adopt(&memory, &[2, 3]);
-    assert!(matches!((next.label(), next.lead(), next.other()), ("ready", 2, Some(Other::Successor { generation: 3, .. }))));
-    let next = adopt(&memory, &[1, 2]);
-    assert!(matches!((next.label(), next.lead(), next.other()), ("ready", 2, Some(Other::Outgoing { generation: 1, .. }))));
-    // Its lead died while nobody looked: the old one drains, and a new one is started.
-    let next = adopt(&memory, &[1]);
-    assert!(matches!((next.label(), next.other()), ("waiting", Some(Other::Outgoing { generation: 1, .. }))));
-    assert_eq!(next.on(NeedsMet, now).1, [Spawn(3)]);
-    // The state file is older than what runs.
-    let next = adopt(&Memory::default(), &[7]);
-    assert_eq!((next.label(), next.lead(), next.generations()), ("starting", 7, 7));
-    // A third has no place.
-    let next = adopt(&memory, &[1, 2, 3]);
-    assert_eq!([1, 2, 3].map(|generation| next.has(generation)), [true, true, false]);
-}
-
-#[test]
-fn the_next_supervisor_replaces_what_was_on_its_way_out_and_asks_nobody_twice() {
-    let now = Instant::now();
-    let adopt = |machine: &Machine, found: &[u32], policy: Policy| {
-        let mut next = Machine::new(policy, &machine.memory());
-        next.adopt(found, &machine.memory(), now);
-        next
-    };
-    // The suite drained.
-    let drains = after(&SERVES, &[(9, Retire, &[], "ready"), (9, Stop, &[Terminate(1)], "draining")]);
-    let next = adopt(&drains, &[1], policy());
-    assert!(matches!((next.label(), next.other()), ("waiting", Some(Other::Outgoing { generation: 1, .. }))) && next.has(1));
-    let (next, actions) = next.on(NeedsMet, now);
-    assert_eq!((actions, next.on(exited(1), now).0.other()), (vec![Spawn(2)], None));
-    // Nothing may run beside it.
-    let next = adopt(&drains, &[1], Policy { overlaps: false, ..policy() });
-    assert_eq!((next.label(), next.other(), next.clone().on(exited(1), now).1), ("draining", None, vec![Spawn(2)]));
-    // An operator stopped it.
-    let stops = after(&SERVES, &[(9, Stop, &[Terminate(1)], "draining")]);
-    let (next, actions) = adopt(&stops, &[1], policy()).on(Stop, now);
-    assert_eq!((next.label(), actions, next.clone().on(exited(1), now).0.label()), ("draining", vec![], "stopped"));
-    // It died meanwhile.
-    let next = adopt(&stops, &[], policy());
-    assert_eq!((next.label(), next.has(1)), ("stopped", false));
-}
-
-fn events() -> impl Strategy<Value = Event> {
-    let generation = 1_u32..6;
-    let exited = (generation.clone(), proptest::bool::ANY, 0.0..1.0).prop_map(|(generation, is_final, draw)| Event::Exited {
-        generation,
-        is_final,
-        draw,
-    });
-    let of = move |event: fn(u32) -> Event| generation.clone().prop_map(event);
-    prop_oneof![
-        2 => Just(NeedsMet),
-        4 => of(Ready),
-        1 => of(leaving),
-        1 => of(hung),
-        4 => exited,
-        2 => Just(Tick),
-        2 => Just(Restart),
-        1 => Just(Start),
-        1 => Just(Stop),
-        1 => Just(Kill),
-        1 => Just(Retire)
-    ]
-}
-
-proptest! {
-    /// The machine against a model of the processes that it governs: never more than two, none started twice or while the suite drains or an operator's stop
-    /// holds, and what was stopped ends by itself when time passes.
-    #[test]
-    fn no_sequence_of_events_leaves_it_running_after_a_stop(steps in proptest::collection::vec((events(), 0_u64..40), 0..80)) {
-        let (mut now, mut machine) = (Instant::now(), Machine::new(policy(), &Memory::default()));
-        let (mut alive, mut retired, mut stopped) = (BTreeSet::new(), false, false);
-        for (event, seconds) in steps {
-            now += u32::try_from(seconds).unwrap() * SECOND;
-            // A process that is not there does not speak.
-            let (Ready(generation) | Event::Leaving { generation, .. } | Event::Hung { generation, .. } | Event::Exited { generation, .. }) = event
-            else {
-                (machine, retired, stopped) = step(machine, event, now, &mut alive, retired, stopped);
-                continue;
-            };
-            if alive.contains(&generation) {
-                if matches!(event, Event::Exited { .. }) {
-                    alive.remove(&generation);
-                }
-                (machine, retired, stopped) = step(machine, event, now, &mut alive, retired, stopped);
-            }
-        }
-        if stopped {
-            // Each is killed at its deadline, unless it was already.
-            while let Some(deadline) = machine.deadline() {
-                let (next, actions) = machine.on(Tick, deadline);
-                assert!(matches!(actions[..], [DoKill(_)] | [DoKill(_), DoKill(_)]), "{actions:?}");
-                machine = next;
-            }
-            for generation in alive {
-                machine = machine.on(exited(generation), now).0;
-            }
-            assert!(machine.is_stopped(), "{machine:?}");
-        }
-    }
-}
-
-fn step(
-    machine: Machine,
-    event: Event,
-    now: Instant,
-    alive: &mut BTreeSet<u32>,
-    mut retired: bool,
-    mut stopped: bool,
-) -> (Machine, bool, bool) {
-    retired |= event == Retire;
-    match event {
-        Stop | Kill => stopped = true,
-        Restart | Start if !retired => stopped = false,
-        _ => {}
-    }
-    let (machine, actions) = machine.on(event, now);
-    for action in actions {
-        match action {
-            Spawn(generation) => {
-                assert!(!retired && !stopped, "{event:?} started a process in {:?}", machine.state());
-                assert!(alive.insert(generation), "{generation} twice");
-            }
-            Terminate(generation) | Abort(generation) | DoKill(generation) => {
-                assert!(alive.contains(&generation), "{action:?} after {event:?}");
-            }
-        }
-    }
-    let lead = matches!(machine.state(), State::Starting { .. } | State::Ready { .. } | State::Draining { .. });
-    let known: BTreeSet<_> = lead.then_some(machine.lead()).into_iter().chain(machine.other().map(Other::generation)).collect();
-    assert_eq!(known, *alive, "after {event:?}: {machine:?}");
-    (machine, retired, stopped)
 }
