@@ -16,6 +16,7 @@ mod process;
 mod redis;
 mod refuse;
 mod restart;
+mod signals;
 mod start;
 mod store;
 mod systemd;

@@ -215,6 +215,15 @@ impl World {
         }
     }
 
+    /// Waits until the supervisor's own log has these words.
+    pub async fn says(&self, words: &str) {
+        let begun = Instant::now();
+        while !self.read("stderr").contains(words) {
+            assert!(begun.elapsed() < PATIENCE, "no {words} in {}", self.read("stderr"));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// What the components did, without their pids.
     pub fn events(&self) -> Vec<String> {
         self.read("events").lines().filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
