@@ -21,27 +21,43 @@ const LOCK: &str = "supervisor.lock";
 /// Held while the supervisor lives.
 #[derive(Debug)]
 pub(crate) struct Premises {
-    locks: Vec<(&'static str, File)>,
+    locks: Vec<(&'static str, PathBuf, File)>,
 }
 
 impl Premises {
     /// Makes the directories and locks them, or says whose they are.
     pub(crate) fn open(shared: &Shared, inherited: &mut Inherited) -> Result<Self, Fatal> {
-        let mut locks: Vec<(&'static str, File)> = Vec::new();
+        let mut locks: Vec<(&'static str, PathBuf, File)> = Vec::new();
         for (name, key, dir) in [("lock.state", "state_dir", &shared.state_dir), ("lock.runtime", "runtime_dir", &shared.runtime_dir)] {
             create(key, dir)?;
             let path = dir.join(LOCK);
             // Both may be one directory.
-            if !locks.iter().any(|(_, held)| is_at(held, &path)) {
-                locks.push((name, lock(&path, inherited.take_fd(name))?));
+            if !locks.iter().any(|(_, _, held)| is_at(held, &path)) {
+                let lock = lock(&path, inherited.take_fd(name))?;
+                locks.push((name, path, lock));
             }
         }
         Ok(Self { locks })
     }
 
+    /// Makes the runtime directory again if somebody has removed it, and locks it. Whether it had to.
+    pub(crate) fn restore(&mut self, shared: &Shared) -> Result<bool, Fatal> {
+        let dir = &shared.runtime_dir;
+        let was_gone = !dir.exists();
+        if was_gone {
+            create("runtime_dir", dir)?;
+        }
+        for (_, path, held) in self.locks.iter_mut().filter(|(_, path, _)| path.parent() == Some(dir)) {
+            if !is_at(held, path) {
+                *held = lock(path, None)?;
+            }
+        }
+        Ok(was_gone)
+    }
+
     /// The locks with their names, for the supervisor that is executed in our place.
     pub(crate) fn handed_on(&self) -> io::Result<Vec<(String, OwnedFd)>> {
-        self.locks.iter().map(|(name, lock)| Ok(((*name).to_owned(), lock.try_clone()?.into()))).collect()
+        self.locks.iter().map(|(name, _, lock)| Ok(((*name).to_owned(), lock.try_clone()?.into()))).collect()
     }
 }
 

@@ -12,6 +12,7 @@ mod fake;
 mod hang;
 mod held;
 mod output;
+mod paths;
 mod process;
 mod redis;
 mod refuse;
