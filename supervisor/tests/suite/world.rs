@@ -106,6 +106,13 @@ impl World {
         self.start_as_it_is(command);
     }
 
+    /// Another one; the one before is to be waited for.
+    pub fn start_beside(&mut self) -> Child {
+        let before = self.supervisor.take().unwrap();
+        self.start();
+        before
+    }
+
     /// With stdout and stderr as they were set.
     pub fn start_as_it_is(&mut self, mut command: Command) {
         self.supervisor = Some(command.spawn().unwrap());
