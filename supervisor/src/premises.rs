@@ -109,7 +109,7 @@ fn lock(path: &Path, handed_on: Option<OwnedFd>, until: Instant) -> Result<File,
     }
 }
 
-/// Nothing else is to be done before: it may block.
+#[expect(clippy::disallowed_methods, reason = "nothing runs yet, and nothing may before it is locked")]
 fn locked(file: &File, until: Instant) -> Result<(), TryLockError> {
     loop {
         match file.try_lock() {
@@ -142,10 +142,10 @@ mod tests {
         let path = dir.path().join(LOCK);
         let dying = lock(&path, None, Instant::now()).unwrap();
         let gone = thread::spawn(move || {
-            thread::sleep(PAUSE * 10);
+            thread::park_timeout(PAUSE * 10);
             drop(dying);
         });
-        let living = lock(&path, None, Instant::now() + Duration::from_secs(60)).unwrap();
+        let living = lock(&path, None, Instant::now() + Duration::from_mins(1)).unwrap();
         gone.join().unwrap();
         let begun = Instant::now();
         assert!(lock(&path, None, begun + PAUSE * 5).is_err() && begun.elapsed() >= PAUSE * 5);
