@@ -34,7 +34,7 @@ pub(crate) struct Slot {
     pub(crate) restarts: u32,
     pub(crate) last_exit: Option<Exit>,
     /// The same as the ledger tells it: of a process that ended under a supervisor before this one.
-    earlier_exit: String,
+    pub(super) earlier_exit: String,
     /// What the process said last that ended so.
     pub(crate) last_words: Option<String>,
     /// Its first start is over.
@@ -213,6 +213,14 @@ impl Slot {
         self.last_words = ended.words.last();
         self.stopped = stopped.or(self.stopped.take());
         ended
+    }
+
+    /// Its lead has ended while no supervisor ran.
+    pub(crate) fn lost_unseen(&mut self, exit: Exit) {
+        self.machine.lost_unseen();
+        self.last_exit = Some(exit);
+        // What it said last nobody has read.
+        self.last_words = None;
     }
 
     /// It said `WATCHDOG=1`, or answered.

@@ -143,6 +143,9 @@ impl Suite {
         self.check_start(id, &ended.exit);
         self.step(id, Event::Exited { generation, is_final: ended.exit.is_final(), draw: random_unit() });
         self.record(id, &ended, uptime.unwrap_or_default(), &before);
+        if let Some(pid) = pid {
+            self.parts.launcher.lanes().heard(id, pid);
+        }
         let Some(slot) = self.slot(id) else { return };
         let (component, instance, next) = (id.component.name(), id.instance, slot.machine.label());
         let (uptime_ms, exit, peak_rss_bytes) = (millis(uptime.unwrap_or_default()), &ended.exit, ended.peak_rss_bytes);

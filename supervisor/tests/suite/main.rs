@@ -21,5 +21,6 @@ mod store;
 mod systemd;
 mod takeover;
 mod undo;
+mod unheard;
 mod upgrade;
 mod world;
