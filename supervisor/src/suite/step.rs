@@ -18,6 +18,12 @@ impl Suite {
         let now = Instant::now();
         let Some(slot) = self.slot_mut(id) else { return };
         let before = slot.machine.clone();
+        match event {
+            // It still runs when its successor is started, perhaps after a back-off.
+            Event::Hung { generation, .. } if generation == before.lead() => slot.lost = Some(Reason::Hung),
+            Event::Leaving { generation, .. } if generation == before.lead() => slot.lost = Some(Reason::Exit),
+            _ => {}
+        }
         let (machine, actions) = slot.machine.clone().on(event, now);
         slot.machine = machine;
         let after = slot.machine.state();
@@ -76,9 +82,7 @@ impl Suite {
         let slot = self.slot(id)?;
         match (event, before) {
             (Event::Restart | Event::Start, _) | (_, State::Draining { then: Then::Again, .. }) => Some(Reason::Operator),
-            (Event::Hung { .. }, _) => Some(Reason::Hung),
-            (Event::Leaving { .. }, _) => Some(Reason::Exit),
-            _ => slot.last_exit.as_ref().map(Exit::reason),
+            _ => slot.lost,
         }
     }
 
@@ -133,6 +137,9 @@ impl Suite {
         let before = slot.machine.clone();
         let is_successor = matches!(before.other(), Some(Other::Successor { generation: successor, .. }) if successor == generation);
         let ended = slot.ended(generation, end, now);
+        if before.lead() == generation {
+            slot.lost = Some(ended.exit.reason());
+        }
         if let Some(stopped) = &ended.stopped {
             self.parts.metrics.stopped(id, stopped.outcome.label(), stopped.took);
         }

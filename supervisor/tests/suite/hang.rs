@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use gatehouse_proto::internal::v1::{Target, change_request::Change};
 use nix::{
     errno::Errno,
     sys::{
@@ -161,6 +162,30 @@ async fn a_hung_component_that_does_not_abort_is_killed() {
     world.until("the old one is shown", outgoing).await;
     world.until("it has ended", |status| instance(status, "admin", 0).last_exit == "hung").await;
     assert!(world.read("stderr").contains("component killed"), "{}", world.read("stderr"));
+}
+
+#[tokio::test]
+async fn a_restart_is_counted_by_what_ended_its_predecessor_and_not_by_the_exit_before() {
+    let mut world = World::new().config("[supervisor]\nrestart_ceiling = \"50ms\"");
+    // The hung ones live when another is started in their place.
+    world.behave("edge", "hardy");
+    let before = world.ready().await;
+    send(instance(&before, "edge", 0).pid.unwrap(), Signal::SIGKILL);
+    for generation in 2..4 {
+        let hangs = world.until("another", |status| status.ready && instance(status, "edge", 0).generation == generation).await;
+        world.until("it is alone", |status| status.instances.len() == before.instances.len()).await;
+        send(instance(&hangs, "edge", 0).pid.unwrap(), Signal::SIGUSR1);
+    }
+    let after = world.until("the last", |status| status.ready && instance(status, "edge", 0).generation == 4).await;
+    // An operator's wish is a reason of its own, whatever was before.
+    world.until("it is alone", |status| status.instances.len() == before.instances.len()).await;
+    let restarted = Target { component: "edge".into(), instance: None };
+    assert_eq!(world.change(Change::Restart(restarted)).await.state, "done", "{after:?}");
+    let metrics = world.metrics().await;
+    for (reason, count) in [("signal", 1), ("hung", 2), ("operator", 1), ("exit", 0), ("unknown", 0)] {
+        let sample = format!("component_restarts_total{{component=\"edge\",instance=\"0\",reason=\"{reason}\"}} {count}\n");
+        assert!(metrics.contains(&sample), "{sample}{metrics}");
+    }
 }
 
 #[tokio::test]
