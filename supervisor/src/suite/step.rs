@@ -55,9 +55,12 @@ impl Suite {
     }
 
     fn became_ready(&mut self, id: SlotId, now: Instant) {
+        let awake = self.attention.now();
         let Some(slot) = self.slot_mut(id) else { return };
         slot.ready_once = true;
         let generation = slot.machine.lead();
+        // All of ours have been told to show progress; one that hangs before it first does hangs, too.
+        slot.alive(generation, awake);
         let Some(process) = slot.process_mut(generation) else { return };
         let took = now.duration_since(process.since);
         process.ready_after = Some(took);

@@ -15,18 +15,10 @@ use nix::{
 
 use crate::world::{World, instance, send};
 
-/// Until the beats of a component have told the supervisor to expect more of them.
-async fn beating(world: &mut World) -> gatehouse_proto::internal::v1::StatusResponse {
-    let status = world.ready().await;
-    // Its beats come four times in two seconds. What is stopped before its first is not expected to beat.
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    status
-}
-
 #[tokio::test]
 async fn a_stopped_component_is_replaced_within_three_seconds_and_its_threads_are_dumped() {
     let mut world = World::new();
-    let before = beating(&mut world).await;
+    let before = world.ready().await;
     let pid = instance(&before, "edge", 0).pid.unwrap();
     let begun = Instant::now();
     send(pid, Signal::SIGSTOP);
@@ -82,7 +74,7 @@ fn attached(pid: u32) -> Option<Vec<Pid>> {
 #[tokio::test]
 async fn what_somebody_has_a_debugger_at_is_left_alone_until_it_is_let_go() {
     let mut world = World::new().env("GATEWAY_REDIS_MASTER_ADDR", "");
-    let before = beating(&mut world).await;
+    let before = world.ready().await;
     let pids = ["edge", "redis"].map(|component| instance(&before, component, 0).pid);
     let mut traced = Vec::new();
     for pid in pids {
@@ -191,7 +183,7 @@ async fn a_restart_is_counted_by_what_ended_its_predecessor_and_not_by_the_exit_
 #[tokio::test]
 async fn a_supervisor_that_was_stopped_itself_blames_no_child() {
     let mut world = World::new();
-    let before = beating(&mut world).await;
+    let before = world.ready().await;
     world.signal(Signal::SIGSTOP);
     tokio::time::sleep(Duration::from_secs(4)).await;
     world.signal(Signal::SIGCONT);
@@ -210,7 +202,7 @@ async fn a_supervisor_that_was_stopped_itself_blames_no_child() {
 #[tokio::test]
 async fn a_notification_socket_that_somebody_removed_is_nobody_s_hang() {
     let mut world = World::new();
-    let before = beating(&mut world).await;
+    let before = world.ready().await;
     std::fs::remove_file(world.path("run/notify.sock")).unwrap();
     let begun = Instant::now();
     while !world.path("run/notify.sock").exists() {
