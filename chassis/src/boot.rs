@@ -1,5 +1,7 @@
 //! One way to be a process: arguments → configuration → telemetry → runtime → signals → `serve` → drain within the budget → exit code.
 
+mod signals;
+
 use std::{
     env,
     ffi::CString,
@@ -14,10 +16,7 @@ use std::{
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use sd_notify::NotifyState;
-use tokio::{
-    runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     Process,
@@ -57,6 +56,7 @@ type Preflight<C> = fn(Option<&Path>, Option<(&Shared, &C)>) -> Vec<String>;
 pub struct Boot<C> {
     name: &'static str,
     single_threaded: bool,
+    ends_with_terminal: bool,
     migrate: Option<Migrate<C>>,
     preflight: Option<Preflight<C>>,
     budget: Option<fn(&Shared) -> Duration>,
@@ -66,13 +66,20 @@ impl<C: Config> Boot<C> {
     /// `name` is the component's: `edge`, and its binary `gatehouse-edge`.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        Self { name, single_threaded: false, migrate: None, preflight: None, budget: None }
+        Self { name, single_threaded: false, ends_with_terminal: false, migrate: None, preflight: None, budget: None }
     }
 
     /// Runs everything on the main thread, which then lives as long as the process.
     #[must_use]
     pub const fn single_threaded(mut self) -> Self {
         self.single_threaded = true;
+        self
+    }
+
+    /// In a terminal, a SIGHUP drains: nobody watches any more.
+    #[must_use]
+    pub const fn ends_with_terminal(mut self) -> Self {
+        self.ends_with_terminal = true;
         self
     }
 
@@ -108,6 +115,11 @@ impl<C: Config> Boot<C> {
             Ok(arguments) => arguments,
             Err(code) => return code,
         };
+        if !(arguments.check || arguments.migrate)
+            && let Err(error) = signals::hold_back()
+        {
+            eprintln!("gatehouse-{}: signals cannot be held back: {error}", self.name);
+        }
         // Nothing else has opened a descriptor yet.
         sockets::keep_lane();
         let inherited = match Inherited::from_env() {
@@ -206,7 +218,7 @@ impl<C: Config> Boot<C> {
         F: Future<Output = anyhow::Result<()>>,
     {
         let shutdown = process.shutdown().clone();
-        if let Err(error) = watch_signals(&process) {
+        if let Err(error) = signals::watch(&process, self.ends_with_terminal) {
             return self.report(Err(error.into()));
         }
         let budget = self.budget.map_or_else(|| process.shared().budgets.of(self.name), |budget| budget(process.shared()));
@@ -266,33 +278,6 @@ fn print_lines(lines: &[String]) {
         // Nobody may be reading; the exit code says it too.
         let _unread = writeln!(stderr, "{line}");
     }
-}
-
-/// The first SIGTERM or SIGINT drains, the second aborts.
-fn watch_signals(process: &Process) -> std::io::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    // A process that executed us may have held them back until now.
-    nix::sys::signal::SigSet::all().thread_unblock()?;
-    let shutdown = process.shutdown().clone();
-    let watch = async move {
-        for _ in 0..2 {
-            let name = tokio::select! {
-                _ = term.recv() => "SIGTERM",
-                _ = int.recv() => "SIGINT",
-            };
-            if shutdown.is_draining() {
-                tracing::warn!(signal = name, "second signal; aborting");
-                shutdown.abort();
-            } else {
-                tracing::info!(signal = name, "signal; draining");
-                shutdown.drain();
-            }
-        }
-    };
-    // Not a tracked task: the drain would wait for a signal that never comes.
-    #[expect(clippy::disallowed_methods, reason = "lives as long as the process")]
-    drop(tokio::spawn(watch));
-    Ok(())
 }
 
 /// The exit code that a process of ours left with, in words.

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     io::{self, IsTerminal as _},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -48,6 +48,8 @@ struct Inner {
     inherited: Mutex<Inherited>,
     health: HealthReporter,
     health_routes: Mutex<Option<Routes>>,
+    /// What is served on the local socket, until that is closed: it may feed sinks.
+    local_router: Mutex<Option<axum::Router>>,
     notifier: Notifier,
     pulses: Pulses,
     ready: Arc<AtomicBool>,
@@ -78,6 +80,7 @@ impl Process {
             inherited: Mutex::new(inherited),
             health,
             health_routes: Mutex::new(Some(routes)),
+            local_router: Mutex::default(),
             notifier: Notifier::from_env(),
             pulses: Pulses::new(watchdog::expected()),
             ready: Arc::default(),
@@ -159,13 +162,30 @@ impl Process {
         let Some(listener) = self.listener("local")? else { return Ok(()) };
         let routes = self.inner.health_routes.lock().unwrap_or_else(PoisonError::into_inner).take();
         let router = extend(routes.context("the local socket is served twice")?).into_axum_router();
+        *self.local_router() = Some(router.clone());
+        self.accept_local(listener, router, until);
+        Ok(())
+    }
+
+    /// To the end, on another socket as well, for nobody comes by the first any more: its path was removed. Whoever came before is served on.
+    pub fn serve_local_again(&self, listener: Listener) -> anyhow::Result<()> {
+        let router = self.local_router().clone().context("no local socket is served")?;
+        self.accept_local(listener, router, self.inner.local.clone());
+        Ok(())
+    }
+
+    fn accept_local(&self, listener: Listener, router: axum::Router, until: Shutdown) {
         let (connections, pulse) = (self.inner.connections.clone(), self.pulse("local", watchdog::USUAL));
         self.inner.local.spawn("local", connections::serve("local", listener, router, connections, Farewell::at_once(), until, pulse));
-        Ok(())
+    }
+
+    fn local_router(&self) -> MutexGuard<'_, Option<axum::Router>> {
+        self.inner.local_router.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends what is left on the local socket, last of all.
     pub(crate) async fn close_local(&self) {
+        self.local_router().take();
         let local = &self.inner.local;
         local.drain();
         tokio::select! {

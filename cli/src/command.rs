@@ -10,7 +10,7 @@ pub mod logs;
 mod migrate;
 mod run;
 mod status;
-mod supervisor;
+pub mod supervisor;
 mod target;
 mod time;
 pub mod why;

@@ -8,15 +8,16 @@ use tonic::{Response, Status};
 
 use crate::failure::Failure;
 
-/// A channel to `peer`, after one connection that says whether anybody listens there, and if not, why.
-pub async fn open(peer: &str, socket: &Path) -> Result<Channel, Failure> {
+/// A channel to `peer`, after one connection that says whether anybody listens there, and if not, why. `dead` is what follows from a socket that is there and
+/// on which nobody listens.
+pub async fn open(peer: &str, dead: &str, socket: &Path) -> Result<Channel, Failure> {
     match UnixStream::connect(socket).await {
         Ok(_) => Ok(ipc::channel(socket.to_owned())),
         Err(error) => {
             let socket = socket.display();
             let why = match error.kind() {
                 io::ErrorKind::NotFound => format!("no socket at {socket}; is the suite running, and with this configuration?"),
-                io::ErrorKind::ConnectionRefused => format!("nobody listens at {socket}; the suite has ended"),
+                io::ErrorKind::ConnectionRefused => format!("nobody listens at {socket}; {dead}"),
                 io::ErrorKind::PermissionDenied => format!("no permission to use {socket}; call this as the suite's user or as root"),
                 _ => format!("{socket}: {error}"),
             };

@@ -12,7 +12,7 @@ use gatehouse_chassis::{
 };
 use gatehouse_proto::internal::v1::{StatusRequest, supervisor_client::SupervisorClient};
 
-use crate::{failure::Failure, local};
+use crate::{command::supervisor, failure::Failure};
 
 /// The supervisor answers from memory; a command that only wants an address does not wait for one that hangs.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -79,7 +79,7 @@ impl Place {
             Door::Http => "http",
             Door::Grpc => "grpc",
         };
-        let channel = local::open("the supervisor", &self.supervisor()).await.ok()?;
+        let channel = supervisor::open(&self.supervisor()).await.ok()?;
         let status = SupervisorClient::new(channel).status(StatusRequest {}).await.ok()?.into_inner();
         status.listeners.into_iter().find(|listener| listener.name == name)?.address.parse().ok()
     }

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     Boot::new("supervisor")
         // Children are forked from the main thread, which lives as long as the process.
         .single_threaded()
+        .ends_with_terminal()
         .preflight(gatehouse_supervisor::preflight)
         .budget(gatehouse_supervisor::drain_budget)
         .run(gatehouse_supervisor::serve)

@@ -63,14 +63,15 @@ impl Notifications {
         Ok(Self { socket: bound, path })
     }
 
-    /// Binds it again if somebody has removed it: children cannot be heard, and are not to be judged by it. Whether it had to.
-    pub(crate) fn restore(&mut self) -> io::Result<bool> {
-        if self.path.exists() {
-            return Ok(false);
-        }
-        self.path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    /// Whether somebody has removed it: children cannot be heard, and are not to be judged by it.
+    pub(crate) fn are_unheard(&self) -> bool {
+        !self.path.exists()
+    }
+
+    /// Binds it again.
+    pub(crate) fn restore(&mut self) -> io::Result<()> {
         self.socket = bind(&self.path)?;
-        Ok(true)
+        Ok(())
     }
 
     /// For `NOTIFY_SOCKET`.

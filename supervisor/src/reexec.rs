@@ -26,6 +26,8 @@ use nix::{
 
 /// `SD_LISTEN_FDS_START`.
 const FIRST_FD: i32 = 3;
+/// Every signal that we handle.
+const HELD_BACK: [Signal; 6] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM];
 /// How long the last lines may take: the thread that writes them ends with us.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -49,8 +51,8 @@ pub(crate) fn exec(program: &Path, kept: &[(String, OwnedFd)]) -> io::Error {
 }
 
 fn become_it(program: &Path, kept: &[(String, OwnedFd)]) -> io::Error {
-    // Of the mask and of handlers, an image inherits the mask. These two wait for the new handlers: before that they would end it.
-    let held_back: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    // Of the mask and of handlers, an image inherits the mask. These wait for the new handlers: before that they would end it.
+    let held_back: SigSet = HELD_BACK.into_iter().collect();
     if let Err(error) = unshare(CloneFlags::CLONE_FILES).and_then(|()| held_back.thread_set_mask()) {
         return error.into();
     }
@@ -118,7 +120,7 @@ mod tests {
         // As the supervisor does: a runtime with its own descriptors and threads, blocked signals, a child.
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let _entered = runtime.enter();
-        SigSet::from(Signal::SIGUSR1).thread_block().unwrap();
+        SigSet::from(Signal::SIGWINCH).thread_block().unwrap();
         #[expect(clippy::zombie_processes, reason = "the second image waits for it")]
         let child = Command::new("sleep").arg("600").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let http = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -152,7 +154,8 @@ mod tests {
         let foreign: Vec<i32> = serde_json::from_str(foreign).unwrap();
         let expected: std::collections::BTreeSet<i32> = (0..7).chain(foreign).collect();
         assert_eq!(open, expected.into_iter().collect::<Vec<_>>());
-        assert!(!SigSet::thread_get_mask().unwrap().contains(Signal::SIGUSR1));
+        let mask = SigSet::thread_get_mask().unwrap();
+        assert!(!mask.contains(Signal::SIGWINCH) && HELD_BACK.into_iter().all(|held| mask.contains(held)));
         // It is still our child: nobody else may wait for it.
         let child = nix::unistd::Pid::from_raw(child.parse().unwrap());
         nix::sys::signal::kill(child, Signal::SIGKILL).unwrap();

@@ -232,6 +232,42 @@ impl Sockets {
         self.named(CONTROL).ok_or_else(|| io::Error::other("no control socket"))?.fd.try_clone()
     }
 
+    /// Whether nobody who connects to its path comes to us.
+    pub(crate) fn control_is_unreached(&self) -> bool {
+        self.named(CONTROL).is_some_and(|socket| self.is_unreached(socket))
+    }
+
+    /// Binds it again where it was. Who is connected stays so.
+    pub(crate) fn bind_control_again(&mut self) -> Result<OwnedFd, String> {
+        let lost = self.all.iter().position(|socket| socket.wanted.name == CONTROL).ok_or("there was none")?;
+        self.bind_again(lost)?;
+        self.control().map_err(|error| error.to_string())
+    }
+
+    /// Binds that of an instance again, if its path was removed. For the next process of it; one that runs already accepts on the old one.
+    pub(crate) fn restore_local(&mut self, component: Component, instance: u32) -> Result<(), String> {
+        let lost = self.all.iter().position(|socket| socket.wanted.child == Some((component, instance)) && self.is_unreached(socket));
+        lost.map_or(Ok(()), |lost| self.bind_again(lost))
+    }
+
+    fn is_unreached(&self, socket: &Socket) -> bool {
+        matches!(&socket.wanted.place, Place::Unix(path) if !self.bound.leads_to(path, &socket.fd))
+    }
+
+    fn bind_again(&mut self, lost: usize) -> Result<(), String> {
+        let wanted = self.all[lost].wanted.clone();
+        // The old one stays if this fails.
+        let fd = wanted.place.bind(&wanted.name)?;
+        if let Place::Unix(path) = &wanted.place {
+            self.bound.note(path, &fd);
+        }
+        self.store.forget(&wanted.name);
+        self.store.keep(&wanted.name, &fd);
+        tracing::error!(socket = wanted.name, "{} had been removed; it is bound again", wanted.place);
+        self.all[lost] = Socket { wanted, fd, is_new: true };
+        Ok(())
+    }
+
     /// All of them with their names, for the supervisor that is executed in our place.
     pub(crate) fn handed_on(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         self.all.iter().map(|socket| Ok((socket.wanted.name.clone(), socket.fd.try_clone()?))).collect()

@@ -12,6 +12,7 @@ mod drain;
 mod hang;
 mod held;
 mod jobs;
+mod paths;
 mod publish;
 mod record;
 mod report;
@@ -59,6 +60,7 @@ use crate::{
 };
 use answers::Answers;
 use jobs::Jobs;
+use paths::Paths;
 use slot::Slot;
 use starvation::Starvation;
 use upgrade::Next;
@@ -93,6 +95,7 @@ pub(crate) struct Suite {
     /// Processes that no slot has a place for, on their way out.
     left_over: FuturesUnordered<LocalBoxFuture<'static, ()>>,
     attention: Attention,
+    paths: Paths,
     /// Our own proof of progress, for systemd.
     pulse: Pulse,
     jobs: Jobs,
@@ -132,6 +135,7 @@ enum Wake {
     Prepared(Result<Next, String>),
     Time,
     Look,
+    Paths,
     Drain,
     Abort,
 }
@@ -142,6 +146,7 @@ impl Suite {
         let begun = Instant::now();
         let phase = Phase::Starting { until: begun + parts.config.start_timeout };
         let pulse = parts.process.pulse("suite", watchdog::USUAL);
+        let paths = Paths::note(parts.process.shared());
         let mut this = Self {
             parts,
             slots: Vec::new(),
@@ -150,6 +155,7 @@ impl Suite {
             dumps: FuturesUnordered::new(),
             left_over: FuturesUnordered::new(),
             attention: Attention::new(begun),
+            paths,
             pulse,
             jobs: Jobs::default(),
             phase,
@@ -205,7 +211,7 @@ impl Suite {
                 Wake::Dumped(id, generation, dump) => self.dumped(id, generation, dump),
                 Wake::Prepared(next) => self.prepared(next).await,
                 Wake::Time => self.tick(),
-                Wake::Look => {}
+                Wake::Look | Wake::Paths => {}
                 Wake::Drain => self.begin_drain(),
                 Wake::Abort => self.abort(),
             }
@@ -237,6 +243,7 @@ impl Suite {
             order = self.parts.ends.desk.next() => Wake::Order(Box::new(order)),
             () = sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => Wake::Time,
             () = sleep_until(look), if watched => Wake::Look,
+            () = sleep_until(self.paths.due.into()) => Wake::Paths,
             () = shutdown.draining(), if !draining => Wake::Drain,
             () = shutdown.aborting(), if draining && !self.aborted => Wake::Abort,
         }

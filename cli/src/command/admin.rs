@@ -12,6 +12,8 @@ use gatehouse_proto::internal::v1::admin_client::AdminClient;
 use crate::{failure::Failure, local, output::Output, place::Place};
 
 const PEER: &str = "the admin process";
+/// What follows from a socket that is there and on which nobody listens: the supervisor holds it, too.
+const DEAD: &str = "neither it nor the supervisor is running";
 const BOUND: Duration = Duration::from_secs(10);
 
 /// What to ask.
@@ -32,7 +34,7 @@ pub async fn run(command: AdminCommand, config: Option<&Path>, output: &mut Outp
         AdminCommand::Session(command) => Question::Session(session::Question::new(command)?),
         AdminCommand::Audit(command) => Question::Audit(command),
     };
-    let channel = local::open(PEER, &Place::find(config)?.admin()).await?;
+    let channel = local::open(PEER, DEAD, &Place::find(config)?.admin()).await?;
     let mut admin: AdminClient<Channel> = AdminClient::new(channel);
     match command {
         Question::Audit(command) => audit::run(command, &mut admin, output).await,

@@ -13,7 +13,7 @@ use tonic::Streaming;
 
 use super::{
     events::{ends, known},
-    supervisor::{BOUND, PEER},
+    supervisor::{self, BOUND, PEER},
     target::Target,
     time::Since,
 };
@@ -87,7 +87,7 @@ pub async fn print(wanted: &Wanted, config: Option<&Path>, output: &mut Output) 
 
 /// Refuses one that is not there, of which no end is recorded and no line is kept.
 async fn recall(socket: &Path, target: &Target, request: &LogsRequest) -> Result<(), Failure> {
-    let mut supervisor = SupervisorClient::new(local::open(PEER, socket).await?);
+    let mut supervisor = SupervisorClient::new(supervisor::open(socket).await?);
     let Err(stranger) = known(&mut supervisor, target, false).await else { return Ok(()) };
     let has_ended = !ends(&mut supervisor, Some(target), 1).await?.is_empty();
     let LogsRequest { component, instance, .. } = request.clone();
@@ -97,7 +97,7 @@ async fn recall(socket: &Path, target: &Target, request: &LogsRequest) -> Result
 }
 
 async fn ask(socket: &Path, request: &LogsRequest) -> Result<Streaming<LogLine>, Failure> {
-    let mut supervisor: SupervisorClient<Channel> = SupervisorClient::new(local::open(PEER, socket).await?);
+    let mut supervisor: SupervisorClient<Channel> = SupervisorClient::new(supervisor::open(socket).await?);
     local::answer(PEER, BOUND, supervisor.logs(request.clone())).await
 }
 

@@ -2,12 +2,14 @@
 
 use std::{
     collections::VecDeque,
+    process::Stdio,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use serde_json::json;
 use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     net::UnixListener,
     runtime::{Builder, Runtime},
     sync::Notify,
@@ -242,6 +244,28 @@ async fn a_supervisor_that_is_replaced_while_it_is_waited_for_is_asked_again() {
     let (done, third) = tokio::join!(asked, replaced);
     third.kill();
     assert!(done.code == 0 && done.stdout.starts_with("restart pusher: done in 1.6 s"), "{done:?}");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_supervisor_that_died_is_told_at_once_and_once() {
+    let waiting = Play::default();
+    let stage = Stage::new();
+    let first = Mortal::start(&stage, &waiting);
+    let mut asked = stage.command(&["restart", "edge"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    waiting.waited_for.notified().await;
+    first.kill();
+    let mut said = BufReader::new(asked.stderr.take().unwrap());
+    let mut line = String::new();
+    // Long before it gives up.
+    tokio::time::timeout(Duration::from_secs(20), said.read_line(&mut line)).await.unwrap().unwrap();
+    assert!(line.contains("the supervisor is gone, and its components may serve on"), "{line}");
+    // Nobody comes for a while, and it asks again and again.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let next = Mortal::start(&stage, &Play { verdict: Some(Ok(verdict("failed"))), ..Play::default() });
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).await.unwrap();
+    assert_eq!((asked.wait().await.unwrap().code(), rest.as_str()), (Some(1), ""));
+    next.kill();
 }
 
 #[tokio::test]

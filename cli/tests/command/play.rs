@@ -93,7 +93,7 @@ impl Stage {
         done(child.wait_with_output().await.unwrap())
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let config = self.config();
         let arguments: Vec<&str> = ["--config", config.to_str().unwrap()].into_iter().chain(arguments.iter().copied()).collect();
         command(assert_cmd::cargo::cargo_bin!("gatehouse"), &arguments)

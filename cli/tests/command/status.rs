@@ -115,4 +115,6 @@ async fn a_suite_that_is_not_there_is_exit_69_with_the_reason() {
     let left = stage.call(&["--json", "status"]).await;
     assert_eq!((left.code, &left.error()["code"]), (69, &"unreachable".into()));
     assert!(left.error()["message"].as_str().unwrap().contains("nobody listens"), "{left:?}");
+    let message = left.error()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("Its components may serve on, and the next start takes them over"), "{message}");
 }

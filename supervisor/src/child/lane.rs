@@ -68,8 +68,14 @@ impl Lanes {
     /// Makes their directory. That of Redis is made with its data.
     pub(crate) fn open(runtime_dir: &Path, state_dir: &Path) -> io::Result<Self> {
         let dir = runtime_dir.join("lanes");
-        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        Ok(Self { dir, redis: redis::data(state_dir), taken: Rc::default() })
+        let this = Self { dir, redis: redis::data(state_dir), taken: Rc::default() };
+        this.restore()?;
+        Ok(this)
+    }
+
+    /// Makes it again if it is gone. Locks in it are gone with it, and last as descriptors of the processes alone.
+    pub(crate) fn restore(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)
     }
 
     /// A free lane of the slot. `None` when there can be no file, as on a full disk: a process without a lane serves, too.

@@ -58,12 +58,12 @@ async fn a_message_comes_with_the_pid_of_its_sender() {
 #[tokio::test]
 async fn a_socket_that_somebody_removed_is_bound_again_where_it_was() {
     let dir = tempfile::tempdir().unwrap();
-    let run = dir.path().join("run");
-    std::fs::create_dir(&run).unwrap();
-    let mut notifications = Notifications::bind(&run).unwrap();
-    assert!(!notifications.restore().unwrap());
-    std::fs::remove_dir_all(&run).unwrap();
-    assert!(notifications.restore().unwrap());
+    let mut notifications = Notifications::bind(dir.path()).unwrap();
+    assert!(!notifications.are_unheard());
+    std::fs::remove_file(notifications.path()).unwrap();
+    assert!(notifications.are_unheard());
+    notifications.restore().unwrap();
+    assert!(!notifications.are_unheard());
     say(&notifications, b"WATCHDOG=1");
     assert_eq!(notifications.next().await.unwrap().1, [Word::Alive]);
 }

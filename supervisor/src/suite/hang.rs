@@ -37,6 +37,10 @@ impl Suite {
                 !self.is_anybody_doubtful(now) || !self.look_for_hangs()
             }
             Wake::Look => !self.look_for_hangs(),
+            Wake::Paths => {
+                self.restore_paths();
+                true
+            }
             _ => false,
         }
     }
@@ -62,7 +66,7 @@ impl Suite {
         }
         self.sample_memory(Instant::now());
         let now = self.attention.look(Instant::now());
-        if self.is_anybody_overdue(now) && self.restore_notifications(now) {
+        if self.is_anybody_overdue(now) && self.restore_paths() {
             return found;
         }
         for id in self.ids() {
@@ -75,20 +79,6 @@ impl Suite {
             }
         }
         found
-    }
-
-    /// Whether nobody could be heard, for the socket was gone. Then all have their time once more.
-    fn restore_notifications(&mut self, now: Awake) -> bool {
-        match self.parts.notifications.restore() {
-            Ok(false) => return false,
-            Ok(true) => tracing::error!("notify.sock had been removed; it is bound again"),
-            // Nobody is ended for it; the next look tries again.
-            Err(error) => tracing::error!(%error, "notify.sock has been removed and cannot be bound again"),
-        }
-        for slot in self.slots.iter_mut().filter(|slot| slot.watch().is_some()) {
-            slot.alive(slot.machine.lead(), now);
-        }
-        true
     }
 
     /// Redis did, when it was asked.

@@ -94,6 +94,9 @@ impl Suite {
         if let Some(reason) = reason {
             self.parts.metrics.restarted(id, reason);
         }
+        if let Err(error) = self.parts.launcher.sockets_mut().restore_local(component, instance) {
+            tracing::error!(component = component.name(), instance, error, "its local socket is gone and cannot be bound again");
+        }
         let launched = self.parts.launcher.launch(id, generation);
         let Some(slot) = self.slot_mut(id) else { return };
         slot.restarts += u32::from(reason.is_some());

@@ -80,3 +80,18 @@ async fn a_directory_that_cannot_be_made_is_named() {
     assert_eq!(world.ended().await.code(), Some(78));
     assert!(world.read("stderr").contains("suite.state_dir /proc/gatehouse cannot be created"), "{}", world.read("stderr"));
 }
+
+/// Refused with 78, it would not be started again by systemd.
+#[tokio::test]
+async fn the_next_one_may_come_before_a_killed_one_is_gone() {
+    let mut world = World::new();
+    let mut before = world.ready().await.pid;
+    for _ in 0..3 {
+        world.signal(nix::sys::signal::Signal::SIGKILL);
+        let mut dying = world.start_beside();
+        let after = world.until("it took over", |status| status.ready && status.pid != before).await;
+        assert!(dying.wait().unwrap().code().is_none());
+        before = after.pid;
+    }
+    assert!(world.stop().await.success());
+}

@@ -106,6 +106,13 @@ impl World {
         self.start_as_it_is(command);
     }
 
+    /// Another one; the one before is to be waited for.
+    pub fn start_beside(&mut self) -> Child {
+        let before = self.supervisor.take().unwrap();
+        self.start();
+        before
+    }
+
     /// With stdout and stderr as they were set.
     pub fn start_as_it_is(&mut self, mut command: Command) {
         self.supervisor = Some(command.spawn().unwrap());
@@ -211,6 +218,15 @@ impl World {
         let begun = Instant::now();
         while !self.events().iter().any(|found| found == event) {
             assert!(begun.elapsed() < PATIENCE, "no {event} in {:?}\n{}", self.events(), self.read("stderr"));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until the supervisor's own log has these words.
+    pub async fn says(&self, words: &str) {
+        let begun = Instant::now();
+        while !self.read("stderr").contains(words) {
+            assert!(begun.elapsed() < PATIENCE, "no {words} in {}", self.read("stderr"));
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    error::Error as _,
     io::{self, IsTerminal as _},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use gatehouse_proto::{
     internal::v1::{ChangeStatus, VerdictRequest, supervisor_client::SupervisorClient},
 };
 use tokio::time::{Instant, interval, sleep, timeout_at};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::{
     command::supervisor::PEER,
@@ -26,11 +27,14 @@ pub const PAUSE: Duration = Duration::from_millis(200);
 const GLANCE: Duration = Duration::from_millis(250);
 /// For how long nobody may answer. By then an init system has started the supervisor again, if it ever will.
 const GONE: Duration = Duration::from_mins(1);
+/// Said when nobody does.
+const ORPHANED: &str = "gatehouse: the supervisor is gone, and its components may serve on; waiting up to a minute for the next one";
 
 /// Tells people at a terminal how it goes, on standard error.
 #[derive(Debug)]
 pub struct Progress<'a> {
-    output: Option<&'a Output>,
+    output: &'a Output,
+    watched: bool,
     told: Vec<String>,
 }
 
@@ -38,13 +42,13 @@ impl<'a> Progress<'a> {
     /// Silent unless somebody watches.
     pub fn new(output: &'a Output) -> Self {
         let watched = io::stderr().is_terminal() && !output.is_json();
-        Self { output: watched.then_some(output), told: Vec::new() }
+        Self { output, watched, told: Vec::new() }
     }
 
     /// One line.
     pub fn say(&self, line: &str) {
-        if let Some(output) = self.output {
-            output.complain(&harmless(line));
+        if self.watched {
+            self.output.complain(&harmless(line));
         }
     }
 
@@ -71,15 +75,16 @@ pub async fn follow(
     deadline: Instant,
     progress: &mut Progress<'_>,
 ) -> Result<ChangeStatus, Failure> {
+    let output = progress.output;
     let over = tokio::select! {
-        over = timeout_at(deadline, over(supervisor.clone(), id)) => over,
+        over = timeout_at(deadline, over(supervisor.clone(), id, output)) => over,
         never = watch(supervisor, id, progress) => match never {},
     };
     over.unwrap_or_else(|_| Err(Failure::failed(format!("change {id} is not over yet; it goes on: see `gatehouse changes {id}`"))))
 }
 
-async fn over(mut supervisor: SupervisorClient<Channel>, id: &str) -> Result<ChangeStatus, Failure> {
-    let mut answered = Instant::now();
+async fn over(mut supervisor: SupervisorClient<Channel>, id: &str, output: &Output) -> Result<ChangeStatus, Failure> {
+    let (mut answered, mut told) = (Instant::now(), false);
     loop {
         let begun = Instant::now();
         let status = match supervisor.verdict(VerdictRequest { change_id: id.to_owned(), wait: true }).await {
@@ -103,6 +108,11 @@ async fn over(mut supervisor: SupervisorClient<Channel>, id: &str) -> Result<Cha
             // The connection broke or the supervisor is ending: the next one is asked.
             Failure::Unreachable(_)
             | Failure::Refused { code: Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Internal, .. } => {
+                // Whoever waits is told, terminal or not: it may be for long. Not a program, which expects one document at most.
+                if !told && nobody_listens(&status) && !output.is_json() {
+                    output.complain(ORPHANED);
+                    told = true;
+                }
                 sleep(PAUSE).await;
             }
             _ => return Err(failure),
@@ -110,8 +120,20 @@ async fn over(mut supervisor: SupervisorClient<Channel>, id: &str) -> Result<Cha
     }
 }
 
+/// While one supervisor executes the next, the socket takes connections all the time.
+fn nobody_listens(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
+        }
+        cause = error.source();
+    }
+    false
+}
+
 async fn watch(mut supervisor: SupervisorClient<Channel>, id: &str, progress: &mut Progress<'_>) -> Infallible {
-    if progress.output.is_none() {
+    if !progress.watched {
         return std::future::pending().await;
     }
     let mut glances = interval(GLANCE);
