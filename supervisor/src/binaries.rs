@@ -10,7 +10,7 @@ mod build;
 use std::{
     collections::BTreeMap,
     env,
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _, Seek as _},
     os::{
         fd::{AsRawFd as _, OwnedFd},
@@ -98,15 +98,17 @@ impl Binaries {
         }
     }
 
-    /// From now on the file that this process executes: an adopted one comes back as what it was, whatever lies in the directory by now.
+    /// From now on the file that this process executes: an adopted one comes back as what it was, whatever lies in the directory by now. The process of a
+    /// script executes its interpreter, and comes back from the path.
     pub(crate) fn pin_running(&mut self, component: Component, pid: u32, build: &str) -> io::Result<()> {
         let entry = self.0.iter_mut().find(|(ours, _)| *ours == component).ok_or_else(|| io::Error::other("no binary of ours"))?;
-        // A script's process executes its interpreter.
-        if matches!(entry.1.program, Program::Script(_)) {
-            return Ok(());
+        let path = format!("/proc/{pid}/exe");
+        let file = File::open(&path)?;
+        // One that was moved aside is told by its build, if that was told of the file that was started, and not of the process.
+        let is_its_build = || Ok::<_, io::Error>(!build.starts_with('(') && is_build(build, &with_version(&build::id(&file)?)));
+        if is_named(&fs::read_link(&path)?, component) || is_its_build()? {
+            entry.1 = Rc::new(Pinned { program: Program::Open(high(&file)?), build: build.to_owned() });
         }
-        let file = File::open(format!("/proc/{pid}/exe"))?;
-        entry.1 = Rc::new(Pinned { program: Program::Open(high(&file)?), build: build.to_owned() });
         Ok(())
     }
 }
@@ -184,6 +186,12 @@ pub(crate) fn directory() -> io::Result<PathBuf> {
 /// `gatehouse-edge`.
 pub(crate) fn file_name(component: Component) -> String {
     format!("gatehouse-{}", component.name())
+}
+
+/// Whether what a process executes has the name of that component's binary. One that was replaced has ` (deleted)` after it.
+fn is_named(executed: &Path, component: Component) -> bool {
+    let name = executed.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.strip_suffix(" (deleted)").unwrap_or(name) == file_name(component)
 }
 
 /// Of the binary that a process executes: without a version, for only its supervisor knew it. Empty: unknown.

@@ -119,6 +119,16 @@ impl Ledger {
         self.newest(|record| record.component == id.component.name() && record.instance == id.instance, 1).pop()
     }
 
+    /// Whether that end is in it. One that was not started well has no pid there.
+    pub(crate) fn has(&self, id: SlotId, generation: u32, pid: u32) -> bool {
+        let is_it = |record: &ExitRecord| {
+            record.component == id.component.name()
+                && (record.instance, record.generation) == (id.instance, generation)
+                && [0, pid].contains(&record.pid)
+        };
+        !self.newest(is_it, 1).is_empty()
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -20,6 +20,7 @@ mod slot;
 mod start;
 mod starvation;
 mod step;
+mod unheard;
 mod upgrade;
 
 use std::{

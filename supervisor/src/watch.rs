@@ -1,4 +1,4 @@
-//! Whether a child that used to say `WATCHDOG=1` has gone silent: the decision alone, as pure functions of time.
+//! Whether a child that is to say `WATCHDOG=1` is silent: the decision alone, as pure functions of time.
 //!
 //! What must not happen is that the supervisor takes its own absence for that of its children. When it was stopped, starved or held up, all of them look
 //! silent, and their words wait in its queue. So time is counted by [`Attention`], which stands still while the supervisor does, and nobody is judged
@@ -64,7 +64,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// From the first `WATCHDOG=1` on: who never says it is not expected to.
+    /// From its readiness on, or its adoption: all that we start have been told to show progress.
     pub(crate) const fn new(now: Awake) -> Self {
         Self { last_alive: now, limit: SILENCE }
     }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gatehouse_tests::{Device, Downstream, Suite, wait};
+use gatehouse_tests::{Device, Downstream, Suite, servers, wait};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -15,12 +15,6 @@ use nix::{
 
 fn send(pid: u32, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
-}
-
-/// Until every component has said often enough that it makes progress to be missed.
-async fn watched(suite: &Suite) {
-    suite.ready().await;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
 }
 
 /// Names and texts.
@@ -33,7 +27,6 @@ fn dumps(suite: &Suite) -> BTreeMap<String, String> {
 #[tokio::test]
 async fn each_component_that_is_stopped_is_replaced_within_three_seconds_and_its_threads_are_dumped() {
     let suite = Suite::builder().start().await;
-    watched(&suite).await;
     for name in ["edge", "pusher/1", "auditor", "admin"] {
         let before = suite.pids().await;
         let (begun, pid) = (Instant::now(), before[name]);
@@ -58,23 +51,47 @@ async fn each_component_that_is_stopped_is_replaced_within_three_seconds_and_its
             assert!(dump.contains(&thread[..thread.len().min(11)]), "{thread} in {dump}");
         }
         assert!(dump.contains("gatehouse_chassis::watchdog::Watch::run") || dump.contains("no stacks: "), "{dump}");
-        watched(&suite).await;
+        suite.ready().await;
     }
 }
 
+/// One that hangs before it has shown any progress.
 #[tokio::test]
-async fn an_outage_of_redis_is_no_hang() {
-    let downstream = Downstream::start();
-    let suite = Suite::builder().downstream("orders", &downstream, &["demo.echo"]).start().await;
-    watched(&suite).await;
+async fn a_component_that_is_stopped_as_soon_as_it_is_ready_is_replaced_within_three_seconds() {
+    let suite = Suite::builder().start().await;
+    let (begun, pid) = (Instant::now(), suite.pids().await["edge"]);
+    send(pid, Signal::SIGSTOP);
+    suite.replaced("edge", pid).await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}\n{}", begun.elapsed(), suite.stderr.text());
+}
+
+#[tokio::test]
+async fn an_outage_of_redis_is_no_hang_of_those_who_wait_for_it() {
+    let (downstream, redis) = (Downstream::start(), servers::redis().await);
+    let suite = Suite::builder().redis(&redis).downstream("orders", &downstream, &["demo.echo"]).start().await;
     let before = suite.pids().await;
     // It accepts, and answers nothing: the worst kind of outage.
-    send(before["redis"], Signal::SIGSTOP);
+    servers::freeze(&redis, true);
     tokio::time::sleep(Duration::from_secs(8)).await;
-    send(before["redis"], Signal::SIGCONT);
-    let mut redis = wait::eventually("Redis answers", async || suite.try_embedded_redis().ok()).await;
-    let device = Device::registered(&mut redis);
+    servers::freeze(&redis, false);
+    let device = Device::registered(&mut servers::client(&redis));
     wait::eventually("a command is served", async || suite.execute(&device.command("demo.echo", "x")).await.ok()).await;
     assert_eq!(suite.pids().await, before, "{}", suite.stderr.text());
     assert_eq!(dumps(&suite), BTreeMap::new());
+}
+
+/// The one that is a component is replaced alone.
+#[tokio::test]
+async fn an_embedded_redis_that_is_stopped_is_replaced() {
+    let downstream = Downstream::start();
+    let suite = Suite::builder().downstream("orders", &downstream, &["demo.echo"]).start().await;
+    let mut before = suite.pids().await;
+    send(before["redis"], Signal::SIGSTOP);
+    suite.replaced("redis", before["redis"]).await;
+    let mut redis = wait::eventually("Redis answers", async || suite.try_embedded_redis().ok()).await;
+    let device = Device::registered(&mut redis);
+    wait::eventually("a command is served", async || suite.execute(&device.command("demo.echo", "x")).await.ok()).await;
+    let mut after = suite.pids().await;
+    assert_ne!(before.remove("redis"), after.remove("redis"));
+    assert_eq!(after, before, "{}", suite.stderr.text());
 }

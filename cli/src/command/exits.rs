@@ -63,6 +63,7 @@ pub fn what(exit: &ExitRecord) -> String {
         (0, _) => how,
         // "hung", "not ready in time": what it came to in the end tells nothing more.
         (_, "hung") => format!("hung after {}", span(exit.uptime_ms)),
+        (_, "unseen") => format!("ended while no supervisor ran, {} after its start at most", span(exit.uptime_ms)),
         (_, "failed_start") if exit.signal == Some(9) => format!("killed after {}: {}", span(exit.uptime_ms), exit.exit),
         _ => format!("ended after {}: {how}", span(exit.uptime_ms)),
     }
@@ -82,6 +83,7 @@ pub fn why(exit: &ExitRecord) -> String {
         ("left", _) => "it left, and nobody had asked it to",
         ("hung", _) => "it made no progress",
         ("out_of_memory", _) => "it ran out of memory",
+        ("unseen", _) => "how is not known",
         ("failed_start", _) => "it was never ready",
         ("configuration", _) => "its configuration is wrong",
         (other, _) => other,
@@ -142,6 +144,11 @@ mod tests {
         assert_eq!(why(&asked), "it was asked to stop: restart edge, by alice: leaks");
         let hung = ExitRecord { exit: "hung".into(), detail: "silent for 2.6 s".into(), ..exit("hung", None, Some(6)) };
         assert_eq!((what(&hung).as_str(), why(&hung).as_str()), ("hung after 2 min 3 s", "it made no progress: silent for 2.6 s"));
+        let unseen = ExitRecord { exit: "status not known (no supervisor ran)".into(), ..exit("unseen", None, None) };
+        assert_eq!(
+            (what(&unseen).as_str(), why(&unseen).as_str()),
+            ("ended while no supervisor ran, 2 min 3 s after its start at most", "how is not known")
+        );
         let absent = ExitRecord { pid: 0, exit: "not started: no such file".into(), ..exit("failed_start", None, None) };
         assert_eq!(what(&absent), "not started: no such file");
     }

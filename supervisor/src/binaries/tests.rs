@@ -63,6 +63,49 @@ fn an_adopted_process_comes_back_as_the_file_that_it_executes() {
 }
 
 #[test]
+fn what_an_adopted_process_comes_back_as_is_told_by_what_it_executes_and_not_by_the_directory() {
+    let _turn = forks::blocking_turn();
+    let dir = directory_of("/bin/sleep");
+    let path = |component| dir.path().join(file_name(component));
+    let script = |component, text: &str| {
+        fs::remove_file(path(component)).unwrap();
+        fs::write(path(component), format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path(component), Permissions::from_mode(0o755)).unwrap();
+    };
+    script(Component::Admin, "echo in place; read -r end");
+    let before = Binaries::pin(dir.path()).unwrap();
+    let start = |component| {
+        let mut command = before.of(component).unwrap().command(component);
+        command.arg("60").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let [mut edge, mut pusher, mut admin] = [Component::Edge, Component::Pusher, Component::Admin].map(start);
+    // By then its interpreter is what it executes.
+    admin.stdout.as_mut().unwrap().read_exact(&mut [0; 8]).unwrap();
+    script(Component::Edge, "exit 7");
+    fs::rename(path(Component::Pusher), dir.path().join("pusher.old")).unwrap();
+    fs::copy("/bin/true", path(Component::Pusher)).unwrap();
+    script(Component::Pusher, "exit 7");
+    fs::copy("/bin/false", path(Component::Admin)).unwrap();
+
+    let mut next = Binaries::pin(dir.path()).unwrap();
+    for (component, child) in [(Component::Edge, &edge), (Component::Pusher, &pusher), (Component::Admin, &admin)] {
+        next.pin_running(component, child.id(), &before.of(component).unwrap().build).unwrap();
+    }
+    let slept = |component| next.of(component).unwrap().command(component).arg("0").status().unwrap().code();
+    assert_eq!([Component::Edge, Component::Pusher].map(slept), [Some(0); 2], "sleep, and not the script in its place");
+    assert_eq!(status(&next, Component::Admin), Some(1), "false, and not the shell");
+    // Without a name of ours, and told by the process itself, it may be an interpreter.
+    let build = build_of(pusher.id());
+    next = Binaries::pin(dir.path()).unwrap();
+    next.pin_running(Component::Pusher, pusher.id(), &build).unwrap();
+    assert_eq!(status(&next, Component::Pusher), Some(7));
+    for child in [&mut edge, &mut pusher, &mut admin] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
 fn a_build_from_before_is_had_from_its_directory_or_from_whoever_still_executes_it() {
     let _turn = forks::blocking_turn();
     let (dir, before) = (directory_of("/bin/sleep"), directory_of("/bin/sleep"));

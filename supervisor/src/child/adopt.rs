@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::{
     Ended, KILL_GRACE, Lanes,
     cgroup::Leaf,
-    lane::{Holder, Met, Record, holders},
+    lane::{Holder, Met, Record, boot, holders},
     launch::GENERATION,
     process::{Handle, Launched, Stat, kill_exactly},
 };
@@ -49,6 +49,20 @@ pub(crate) fn find(lanes: &Lanes) -> Vec<Found> {
     found
 }
 
+/// Processes of this boot that have ended, and nobody has heard of it: no supervisor ran. `found` are those that [`find`] found, though they may end any time.
+/// What ran when the machine went down ended with it, and is not told.
+pub(crate) fn unheard(lanes: &Lanes, found: &[Found]) -> Vec<Found> {
+    let boot = boot();
+    let is_found = |record: &Record| found.iter().any(|found| (found.pid, found.start_time) == (record.pid, record.start_time));
+    let gone = lanes.all().into_iter().filter_map(|met| {
+        let record = met.record.as_ref().filter(|record| !boot.is_empty() && record.boot == boot && !is_found(record) && !runs(record))?;
+        Some(Found::of_record(&met, record))
+    });
+    let mut gone: Vec<_> = gone.collect();
+    gone.sort_by_key(|gone| (gone.start_time, gone.pid));
+    gone
+}
+
 /// Ends a process that no slot wants any more: SIGTERM, its budget, SIGKILL.
 pub(crate) async fn end(lanes: &Lanes, found: &Found, budget: Duration) {
     let (component, instance, child) = (found.component.name(), found.instance, found.pid);
@@ -57,13 +71,14 @@ pub(crate) async fn end(lanes: &Lanes, found: &Found, budget: Duration) {
     tracing::warn!(component, instance, child.pid = child, "still runs without its supervisor; stopping it");
     tokio::pin!(ended);
     launched.terminate();
-    if timeout(budget + KILL_GRACE, &mut ended).await.is_ok() {
-        return;
+    if timeout(budget + KILL_GRACE, &mut ended).await.is_err() {
+        launched.kill();
+        if timeout(KILLED, ended).await.is_err() {
+            tracing::error!(component, instance, child.pid = child, "did not end when killed");
+            return;
+        }
     }
-    launched.kill();
-    if timeout(KILLED, ended).await.is_err() {
-        tracing::error!(component, instance, child.pid = child, "did not end when killed");
-    }
+    lanes.heard(found.slot(), child);
 }
 
 impl Found {

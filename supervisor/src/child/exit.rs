@@ -23,6 +23,8 @@ pub(crate) enum Exit {
     Hung,
     /// It was adopted, no child of ours, and did not say with which status it leaves.
     Unknown,
+    /// No supervisor ran when it ended.
+    Unseen,
 }
 
 /// The same, for a metric's label.
@@ -84,7 +86,7 @@ impl Exit {
             Self::StartTimeout => Reason::StartTimeout,
             Self::OutOfMemory => Reason::OutOfMemory,
             Self::Hung => Reason::Hung,
-            Self::Unknown => Reason::Unknown,
+            Self::Unknown | Self::Unseen => Reason::Unknown,
         }
     }
 }
@@ -122,6 +124,7 @@ impl fmt::Display for Exit {
             Self::OutOfMemory => f.write_str("out of memory"),
             Self::Hung => f.write_str("hung"),
             Self::Unknown => f.write_str("status not known (an earlier supervisor started it)"),
+            Self::Unseen => f.write_str("status not known (no supervisor ran)"),
         }
     }
 }

@@ -24,9 +24,12 @@ use std::{
 use tokio::task::spawn_blocking;
 
 pub(super) use holder::{Holder, holders};
-pub(super) use record::Record;
+pub(super) use record::{Record, boot};
 
-use crate::{component::Component, redis};
+use crate::{
+    component::{Component, SlotId},
+    redis,
+};
 
 /// The lanes of all slots.
 #[derive(Clone, Debug)]
@@ -79,7 +82,7 @@ impl Lanes {
     pub(super) fn claim(&self, component: Component, instance: u32) -> io::Result<Option<Claim>> {
         let slot = format!("{}-{instance}", component.name());
         let (mut free, mut unusable) = (None, None);
-        for path in ["a", "b"].map(|letter| self.dir_of(component).join(format!("{slot}.{letter}"))) {
+        for path in self.paths(component, instance) {
             if self.taken.borrow().contains(&path) {
                 continue;
             }
@@ -101,6 +104,22 @@ impl Lanes {
             }
             (None, None) => Err(io::Error::other(format!("{slot} has two processes already"))),
         }
+    }
+
+    /// That the end of that process is in the ledger: the next supervisor is not to tell it once more.
+    pub(crate) fn heard(&self, slot: SlotId, pid: u32) {
+        for path in self.paths(slot.component, slot.instance) {
+            // Another may have it by now, or it is gone.
+            let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else { continue };
+            let is_its = Record::read(&file).is_some_and(|record| record.is_of(slot.component, slot.instance) && record.pid == pid);
+            if let Some(Err(error)) = is_its.then(|| Record::cross_out(&file)) {
+                tracing::warn!(lane = %path.display(), %error, "it still says that somebody holds it");
+            }
+        }
+    }
+
+    fn paths(&self, component: Component, instance: u32) -> [PathBuf; 2] {
+        ["a", "b"].map(|letter| self.dir_of(component).join(format!("{}-{instance}.{letter}", component.name())))
     }
 
     fn dir_of(&self, component: Component) -> &Path {

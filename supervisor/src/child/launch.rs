@@ -19,7 +19,7 @@ use super::{
     Ended, Exit, Lanes, Launched,
     adopt::Found,
     cgroup::{Cgroups, Leaf},
-    lane::{Claim, Record},
+    lane::{Claim, Record, boot},
     limits,
     process::Handle,
 };
@@ -277,6 +277,7 @@ impl Launcher {
                 instance: which.instance,
                 build: build.clone(),
                 started_ms: started.duration_since(UNIX_EPOCH).map_or(0, millis),
+                boot: boot(),
             };
             if let Err(error) = record.write(&file) {
                 tracing::warn!(child.pid = pid, %error, "its lane does not say who holds it; whoever looks finds out by its descriptors");

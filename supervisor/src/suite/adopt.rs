@@ -12,6 +12,7 @@
 //! | any of a slot that an operator stopped             | likewise, and nothing is started                                            |
 //! | any of a slot that is not wanted any more          | drains, and the slot goes                                                   |
 //! | what a slot has no place for                       | ends, by itself                                                             |
+//! | a lane that names a process that has ended          | its end is told, if nobody has heard of it: see [`unheard`](super::unheard)  |
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,6 +36,7 @@ use crate::{
 impl Suite {
     /// Before anything is started.
     pub(super) fn adopt(&mut self, left: Vec<Found>) {
+        self.tell_unheard(&left);
         if left.is_empty() {
             return;
         }
@@ -94,6 +96,7 @@ impl Suite {
             Err(error) => {
                 tracing::info!(component = component.name(), instance, generation, child.pid = found.pid, %error, "ended before it was adopted");
                 let ended = self.parts.launcher.gone(found);
+                self.parts.launcher.lanes().heard(id, found.pid);
                 self.exits.push(std::future::ready((id, generation, ended)).boxed_local());
                 return;
             }

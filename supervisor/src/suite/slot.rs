@@ -10,7 +10,7 @@ use gatehouse_proto::internal::v1::{ExitRecord, InstanceStatus};
 
 use super::report::{Outcome, Stopped};
 use crate::{
-    child::{self, Activity, Exit, Launched, Machine, Memory, Other, Policy, Quarantine, State, Then, tracer_of},
+    child::{self, Activity, Exit, Launched, Machine, Memory, Other, Policy, Quarantine, Reason, State, Then, tracer_of},
     component::SlotId,
     output::Words,
     watch::{self, Awake, Stillness, Watch},
@@ -33,8 +33,10 @@ pub(crate) struct Slot {
     ends: VecDeque<Ended>,
     pub(crate) restarts: u32,
     pub(crate) last_exit: Option<Exit>,
+    /// How its lead was lost last: why another is started, unless an operator wants it.
+    pub(crate) lost: Option<Reason>,
     /// The same as the ledger tells it: of a process that ended under a supervisor before this one.
-    earlier_exit: String,
+    pub(super) earlier_exit: String,
     /// What the process said last that ended so.
     pub(crate) last_words: Option<String>,
     /// Its first start is over.
@@ -119,6 +121,7 @@ impl Slot {
             ends: VecDeque::new(),
             restarts: 0,
             last_exit: None,
+            lost: None,
             earlier_exit,
             last_words,
             ready_once: false,
@@ -213,6 +216,15 @@ impl Slot {
         self.last_words = ended.words.last();
         self.stopped = stopped.or(self.stopped.take());
         ended
+    }
+
+    /// Its lead has ended while no supervisor ran.
+    pub(crate) fn lost_unseen(&mut self, exit: Exit) {
+        self.machine.lost_unseen();
+        self.lost = Some(exit.reason());
+        self.last_exit = Some(exit);
+        // What it said last nobody has read.
+        self.last_words = None;
     }
 
     /// It said `WATCHDOG=1`, or answered.

@@ -18,6 +18,12 @@ impl Suite {
         let now = Instant::now();
         let Some(slot) = self.slot_mut(id) else { return };
         let before = slot.machine.clone();
+        match event {
+            // It still runs when its successor is started, perhaps after a back-off.
+            Event::Hung { generation, .. } if generation == before.lead() => slot.lost = Some(Reason::Hung),
+            Event::Leaving { generation, .. } if generation == before.lead() => slot.lost = Some(Reason::Exit),
+            _ => {}
+        }
         let (machine, actions) = slot.machine.clone().on(event, now);
         slot.machine = machine;
         let after = slot.machine.state();
@@ -49,9 +55,12 @@ impl Suite {
     }
 
     fn became_ready(&mut self, id: SlotId, now: Instant) {
+        let awake = self.attention.now();
         let Some(slot) = self.slot_mut(id) else { return };
         slot.ready_once = true;
         let generation = slot.machine.lead();
+        // All of ours have been told to show progress; one that hangs before it first does hangs, too.
+        slot.alive(generation, awake);
         let Some(process) = slot.process_mut(generation) else { return };
         let took = now.duration_since(process.since);
         process.ready_after = Some(took);
@@ -76,9 +85,7 @@ impl Suite {
         let slot = self.slot(id)?;
         match (event, before) {
             (Event::Restart | Event::Start, _) | (_, State::Draining { then: Then::Again, .. }) => Some(Reason::Operator),
-            (Event::Hung { .. }, _) => Some(Reason::Hung),
-            (Event::Leaving { .. }, _) => Some(Reason::Exit),
-            _ => slot.last_exit.as_ref().map(Exit::reason),
+            _ => slot.lost,
         }
     }
 
@@ -136,6 +143,9 @@ impl Suite {
         let before = slot.machine.clone();
         let is_successor = matches!(before.other(), Some(Other::Successor { generation: successor, .. }) if successor == generation);
         let ended = slot.ended(generation, end, now);
+        if before.lead() == generation {
+            slot.lost = Some(ended.exit.reason());
+        }
         if let Some(stopped) = &ended.stopped {
             self.parts.metrics.stopped(id, stopped.outcome.label(), stopped.took);
         }
@@ -146,6 +156,9 @@ impl Suite {
         self.check_start(id, &ended.exit);
         self.step(id, Event::Exited { generation, is_final: ended.exit.is_final(), draw: random_unit() });
         self.record(id, &ended, uptime.unwrap_or_default(), &before);
+        if let Some(pid) = pid {
+            self.parts.launcher.lanes().heard(id, pid);
+        }
         let Some(slot) = self.slot(id) else { return };
         let (component, instance, next) = (id.component.name(), id.instance, slot.machine.label());
         let (uptime_ms, exit, peak_rss_bytes) = (millis(uptime.unwrap_or_default()), &ended.exit, ended.peak_rss_bytes);

@@ -15,11 +15,11 @@ use nix::sys::signal::Signal;
 
 use crate::world::{World, instance, send};
 
-fn target(component: &str) -> Target {
+pub fn target(component: &str) -> Target {
     Target { component: component.to_owned(), instance: None }
 }
 
-async fn killed(world: &mut World) {
+pub async fn killed(world: &mut World) {
     world.signal(Signal::SIGKILL);
     assert_eq!(world.ended().await.code(), None);
 }
@@ -48,7 +48,7 @@ fn count(world: &World, event: &str) -> usize {
 }
 
 /// Waits until it stands in the ledger's file, which is written by another thread.
-async fn recorded(world: &World, words: &str) {
+pub async fn recorded(world: &World, words: &str) {
     let begun = Instant::now();
     while !world.read("state/exits.jsonl").contains(words) {
         assert!(begun.elapsed() < Duration::from_secs(10), "{}", world.read("stderr"));

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use gatehouse_proto::internal::v1::{Target, change_request::Change};
 use nix::{
     errno::Errno,
     sys::{
@@ -14,18 +15,10 @@ use nix::{
 
 use crate::world::{World, instance, send};
 
-/// Until the beats of a component have told the supervisor to expect more of them.
-async fn beating(world: &mut World) -> gatehouse_proto::internal::v1::StatusResponse {
-    let status = world.ready().await;
-    // Its beats come four times in two seconds. What is stopped before its first is not expected to beat.
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    status
-}
-
 #[tokio::test]
 async fn a_stopped_component_is_replaced_within_three_seconds_and_its_threads_are_dumped() {
     let mut world = World::new();
-    let before = beating(&mut world).await;
+    let before = world.ready().await;
     let pid = instance(&before, "edge", 0).pid.unwrap();
     let begun = Instant::now();
     send(pid, Signal::SIGSTOP);
@@ -81,7 +74,7 @@ fn attached(pid: u32) -> Option<Vec<Pid>> {
 #[tokio::test]
 async fn what_somebody_has_a_debugger_at_is_left_alone_until_it_is_let_go() {
     let mut world = World::new().env("GATEWAY_REDIS_MASTER_ADDR", "");
-    let before = beating(&mut world).await;
+    let before = world.ready().await;
     let pids = ["edge", "redis"].map(|component| instance(&before, component, 0).pid);
     let mut traced = Vec::new();
     for pid in pids {
@@ -164,9 +157,33 @@ async fn a_hung_component_that_does_not_abort_is_killed() {
 }
 
 #[tokio::test]
+async fn a_restart_is_counted_by_what_ended_its_predecessor_and_not_by_the_exit_before() {
+    let mut world = World::new().config("[supervisor]\nrestart_ceiling = \"50ms\"");
+    // The hung ones live when another is started in their place.
+    world.behave("edge", "hardy");
+    let before = world.ready().await;
+    send(instance(&before, "edge", 0).pid.unwrap(), Signal::SIGKILL);
+    for generation in 2..4 {
+        let hangs = world.until("another", |status| status.ready && instance(status, "edge", 0).generation == generation).await;
+        world.until("it is alone", |status| status.instances.len() == before.instances.len()).await;
+        send(instance(&hangs, "edge", 0).pid.unwrap(), Signal::SIGUSR1);
+    }
+    let after = world.until("the last", |status| status.ready && instance(status, "edge", 0).generation == 4).await;
+    // An operator's wish is a reason of its own, whatever was before.
+    world.until("it is alone", |status| status.instances.len() == before.instances.len()).await;
+    let restarted = Target { component: "edge".into(), instance: None };
+    assert_eq!(world.change(Change::Restart(restarted)).await.state, "done", "{after:?}");
+    let metrics = world.metrics().await;
+    for (reason, count) in [("signal", 1), ("hung", 2), ("operator", 1), ("exit", 0), ("unknown", 0)] {
+        let sample = format!("component_restarts_total{{component=\"edge\",instance=\"0\",reason=\"{reason}\"}} {count}\n");
+        assert!(metrics.contains(&sample), "{sample}{metrics}");
+    }
+}
+
+#[tokio::test]
 async fn a_supervisor_that_was_stopped_itself_blames_no_child() {
     let mut world = World::new();
-    let before = beating(&mut world).await;
+    let before = world.ready().await;
     world.signal(Signal::SIGSTOP);
     tokio::time::sleep(Duration::from_secs(4)).await;
     world.signal(Signal::SIGCONT);
@@ -185,7 +202,7 @@ async fn a_supervisor_that_was_stopped_itself_blames_no_child() {
 #[tokio::test]
 async fn a_notification_socket_that_somebody_removed_is_nobody_s_hang() {
     let mut world = World::new();
-    let before = beating(&mut world).await;
+    let before = world.ready().await;
     std::fs::remove_file(world.path("run/notify.sock")).unwrap();
     let begun = Instant::now();
     while !world.path("run/notify.sock").exists() {

@@ -23,5 +23,6 @@ mod store;
 mod systemd;
 mod takeover;
 mod undo;
+mod unheard;
 mod upgrade;
 mod world;

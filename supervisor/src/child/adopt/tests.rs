@@ -98,7 +98,9 @@ fn stranger(dir: &Path, record: Option<u32>) -> u32 {
     let pid = said.trim().parse().unwrap();
     if let Some(generation) = record {
         let start_time = Stat::of(pid).unwrap().start_time;
-        let record = Record { pid, start_time, generation, component: "edge".into(), instance: 0, build: "old".into(), started_ms: 1 };
+        let boot = boot();
+        let record =
+            Record { pid, start_time, generation, component: "edge".into(), instance: 0, build: "old".into(), started_ms: 1, boot };
         record.write(&claim.file).unwrap();
     }
     pid
@@ -193,6 +195,30 @@ async fn a_child_that_ended_when_nobody_listened_is_found_with_its_status() {
     assert_eq!((adopted.pid, adopted.generation, ended.await.exit), (launched.pid, 5, Exit::Status(7)));
     assert!(next.adopt(&found[0]).is_err(), "it was reaped");
     assert_eq!(world.found(), []);
+}
+
+#[tokio::test]
+async fn who_ended_unheard_is_known_by_its_lane_but_not_from_another_boot_nor_while_it_runs() {
+    let _turn = forks::turn().await;
+    let world = World::new("exit 0");
+    let pid = stranger(world.0.path(), Some(40));
+    let found = world.found();
+    let unheard = |found: &[Found]| unheard(&world.lanes(), found);
+    assert_eq!((unheard(&found), unheard(&[])), (vec![], vec![]), "it runs");
+    fs::write(world.0.path().join("go"), "").unwrap();
+    until("it has ended", || (!runs_on(pid)).then_some(())).await;
+    assert_eq!(unheard(&found), [], "whoever takes it over will hear of it");
+    assert_eq!((unheard(&[]), world.found()), (found.clone(), vec![]));
+    let path = world.0.path().join("lanes/edge-0.a");
+    let text = fs::read_to_string(&path).unwrap();
+    for other in [text.replace(&boot(), "another"), text.replace("\"boot\":", "\"mood\":")] {
+        assert_ne!(other, text);
+        fs::write(&path, other).unwrap();
+        assert_eq!(unheard(&[]), []);
+    }
+    fs::write(&path, text).unwrap();
+    world.lanes().heard(found[0].slot(), pid);
+    assert_eq!(unheard(&[]), []);
 }
 
 #[tokio::test]

@@ -1,6 +1,10 @@
 //! What stands in a lane.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt as _,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +13,7 @@ use crate::component::Component;
 /// More than any record has.
 const MAX_LENGTH: usize = 4096;
 
-/// The process that holds the lane. Meaningful only while the lock is held, or while the process is a zombie that nobody has reaped.
+/// The process that holds the lane; or that held it last, if nobody has heard of its end: who has crosses it out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) pid: u32,
@@ -22,6 +26,14 @@ pub(crate) struct Record {
     pub(crate) build: String,
     /// Unix time.
     pub(crate) started_ms: u64,
+    /// See [`boot`]. Empty in what an earlier build wrote, which crossed nothing out.
+    #[serde(default)]
+    pub(crate) boot: String,
+}
+
+/// Which boot of the machine this is. Empty: nobody knows.
+pub(crate) fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 impl Record {
@@ -37,6 +49,11 @@ impl Record {
         let bytes = serde_json::to_vec(self)?;
         file.write_all_at(&bytes, 0)?;
         file.set_len(bytes.len() as u64)
+    }
+
+    /// Makes what stands in the lane no record any more. In place, so that the room for the next is kept.
+    pub(super) fn cross_out(file: &File) -> io::Result<()> {
+        file.write_all_at(b"#", 0)
     }
 
     /// Whether it speaks of that slot.

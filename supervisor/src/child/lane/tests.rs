@@ -21,7 +21,16 @@ fn end(mut child: Child) {
 }
 
 fn record(pid: u32, generation: u32) -> Record {
-    Record { pid, start_time: 1, generation, component: "edge".into(), instance: 0, build: "0.1.0 (1a2b3c4d)".into(), started_ms: 5 }
+    Record {
+        pid,
+        start_time: 1,
+        generation,
+        component: "edge".into(),
+        instance: 0,
+        build: "0.1.0 (1a2b3c4d)".into(),
+        started_ms: 5,
+        boot: boot(),
+    }
 }
 
 fn lanes() -> (tempfile::TempDir, Lanes) {
@@ -88,6 +97,27 @@ fn a_lane_says_who_holds_it_and_a_torn_word_is_none() {
     assert_eq!(read().record, None, "it speaks of another slot");
     drop(claim);
     assert!(!read().is_locked);
+}
+
+#[test]
+fn a_record_is_crossed_out_when_its_end_is_heard_of_and_no_other_is() {
+    let _turn = forks::blocking_turn();
+    let (_dir, lanes) = lanes();
+    let claim = lanes.claim(Component::Edge, 0).unwrap().unwrap();
+    let edge = SlotId { component: Component::Edge, instance: 0 };
+    record(2, 7).write(&claim.file).unwrap();
+    lanes.heard(edge, 3);
+    lanes.heard(SlotId { instance: 1, ..edge }, 2);
+    assert_eq!(met(&lanes).record, Some(record(2, 7)));
+    let length = claim.file.metadata().unwrap().len();
+    lanes.heard(edge, 2);
+    assert_eq!(
+        (met(&lanes).record, claim.file.metadata().unwrap().len()),
+        (None, length),
+        "what is full has room for the next one all the same"
+    );
+    record(3, 8).write(&claim.file).unwrap();
+    assert_eq!(met(&lanes).record, Some(record(3, 8)));
 }
 
 #[test]

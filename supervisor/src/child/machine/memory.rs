@@ -147,6 +147,11 @@ impl Machine {
         });
     }
 
+    /// Its lead has ended, and nobody knows when: however long it had served, it is a first exit at least. It is started at once.
+    pub(crate) fn lost_unseen(&mut self) {
+        self.exits_in_a_row = self.exits_in_a_row.max(1);
+    }
+
     /// Whether a process of that number is the lead or the other one.
     pub(crate) fn has(&self, generation: u32) -> bool {
         let leads = matches!(self.state, State::Starting { .. } | State::Ready { .. } | State::Draining { .. }) && self.lead == generation;
