@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // In the supervisor's state file, likewise.
         .type_attribute("gateway.internal.v1.ChangeStatus", "#[derive(serde::Serialize, serde::Deserialize)]")
         .type_attribute("gateway.internal.v1.ChangeStatus", "#[serde(default)]")
-        .field_attribute("gateway.internal.v1.ChangeStatus.change_id", "#[serde(alias = \"id\")]")
+        .field_attribute("gateway.internal.v1.ChangeStatus.change_id", "#[serde(rename = \"id\", alias = \"change_id\")]")
         .type_attribute("gateway.internal.v1.Step", "#[derive(serde::Serialize, serde::Deserialize)]")
         .type_attribute("gateway.internal.v1.Step", "#[serde(default)]")
         .compile_fds(descriptors)?;

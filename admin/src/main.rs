@@ -10,6 +10,6 @@ fn main() -> ExitCode {
         .migrations(|shared, _: gatehouse_admin::Config, dry_run| {
             Box::pin(async move { migrate(&Database::of(&shared, Owner::Admin)?, dry_run).await })
         })
-        .preflight(|_, read| read.map(|(shared, _)| preflight(shared)).unwrap_or_default())
+        .preflight(|_, read, _| read.map(|(shared, _)| preflight(shared)).unwrap_or_default())
         .run(gatehouse_admin::serve)
 }

@@ -10,6 +10,6 @@ fn main() -> ExitCode {
         .migrations(|shared, _: gatehouse_auditor::Config, dry_run| {
             Box::pin(async move { migrate(&Database::of(&shared, Owner::Audit)?, dry_run).await })
         })
-        .preflight(|_, read| read.map(|(shared, _)| preflight(shared)).unwrap_or_default())
+        .preflight(|_, read, _| read.map(|(shared, _)| preflight(shared)).unwrap_or_default())
         .run(gatehouse_auditor::serve)
 }

@@ -49,7 +49,7 @@ struct Arguments {
 
 type Migrate<C> = fn(Arc<Shared>, C, bool) -> Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
-type Preflight<C> = fn(Option<&Path>, Option<(&Shared, &C)>) -> Vec<String>;
+type Preflight<C> = fn(Option<&Path>, Option<(&Shared, &C)>, bool) -> Vec<String>;
 
 /// Boots one component.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +91,7 @@ impl<C: Config> Boot<C> {
     }
 
     /// What else must hold before the start: problems beyond this process's own configuration, one a line. It is given `--config` and, when all of
-    /// the own configuration was right, what was read. Its lines are printed together with the own problems, each once.
+    /// the own configuration was right, what was read; and whether that is all, for `--check`. Its lines are printed together with the own problems, each once.
     #[must_use]
     pub const fn preflight(mut self, preflight: Preflight<C>) -> Self {
         self.preflight = Some(preflight);
@@ -129,7 +129,7 @@ impl<C: Config> Boot<C> {
                 return ExitCode::from(exit::CONFIG);
             }
         };
-        let (shared, config) = match self.checked(arguments.config.as_deref()) {
+        let (shared, config) = match self.checked(arguments.config.as_deref(), arguments.check) {
             Ok(read) => read,
             Err(problems) => {
                 print_lines(&problems);
@@ -192,11 +192,11 @@ impl<C: Config> Boot<C> {
     }
 
     /// Own configuration and preflight; everything that is wrong with either, each line once.
-    fn checked(&self, path: Option<&Path>) -> Result<(Shared, C), Vec<String>> {
+    fn checked(&self, path: Option<&Path>, only: bool) -> Result<(Shared, C), Vec<String>> {
         let read = read::<C>(path);
         let mut lines: Vec<String> = read.as_ref().err().into_iter().flatten().map(ToString::to_string).collect();
         if let Some(preflight) = self.preflight {
-            for line in preflight(path, read.as_ref().ok().map(|(shared, config)| (shared, config))) {
+            for line in preflight(path, read.as_ref().ok().map(|(shared, config)| (shared, config)), only) {
                 if !lines.contains(&line) {
                     lines.push(line);
                 }

@@ -26,7 +26,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use crate::component::Component;
 
 /// Above all descriptors that a child is lent: those numbers are overwritten in the child before it executes.
-const FIRST_PIN: i32 = 64;
+pub(crate) const FIRST_PIN: i32 = 64;
 
 /// The binary of every component.
 #[derive(Clone, Debug)]

@@ -84,10 +84,10 @@ impl Ledger {
         }
     }
 
-    /// The same, and waits for it, but no longer than that. For the end, and before another binary takes this one's place.
-    pub(crate) async fn flushed(&self, bound: Duration) {
+    /// The same, and waits for it, but no longer than that: whether the disk was ready by then. For the end, and before another binary takes this one's place.
+    pub(crate) async fn flushed(&self, bound: Duration) -> bool {
         let this = self.clone();
-        let _late = timeout(bound, spawn_blocking(move || this.flush())).await;
+        timeout(bound, spawn_blocking(move || this.flush())).await.is_ok()
     }
 
     fn flush(&self) {

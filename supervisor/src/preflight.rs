@@ -27,14 +27,18 @@ const MOST_SAID: usize = 64 << 10;
 /// A check reads a file and a key; one that takes longer hangs.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// Every problem, one a line. `read` is our own configuration, when it was right.
+/// Every problem, one a line. `read` is our own configuration, when it was right. `only`: nothing is started afterwards.
 #[must_use]
-pub fn preflight(config: Option<&Path>, read: Option<(&Shared, &Config)>) -> Vec<String> {
+pub fn preflight(config: Option<&Path>, read: Option<(&Shared, &Config)>, only: bool) -> Vec<String> {
     // Whoever executed us has asked us before, and nobody would listen now: what is wrong after all is told to the one before.
     if upgrade::is_under_way() {
         return Vec::new();
     }
     let mut problems = read.map(|(shared, config)| own(shared, config)).unwrap_or_default();
+    // At a start it is only logged: an operator whose account was deleted must not keep a supervisor from those who serve.
+    if let Some((_, config)) = read.filter(|_| only) {
+        problems.extend(config.access.unknown_operators().map(|problem| format!("supervisor.operators: {problem}")));
+    }
     match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let checks = join_all(Component::OURS.map(|component| check(component, config)));

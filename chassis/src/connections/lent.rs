@@ -63,6 +63,9 @@ impl Drop for Lent {
 
 impl AsyncRead for Lent {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.pong.is_begun() {
+            return self.pong.poll_due(cx, buf).map(Ok);
+        }
         let before = buf.filled().len();
         let read = self.stream()?.poll_read(cx, buf)?;
         self.pong.pass(&mut buf.filled_mut()[before..]);

@@ -32,7 +32,11 @@ const IGNORED: u8 = 0xfb;
 pub(super) struct Pong {
     delay: Duration,
     place: Place,
+    /// Between a request's HEADERS and the last of its CONTINUATION nothing else may come (RFC 9113 §6.10).
+    in_block: bool,
     held: Option<Pin<Box<Sleep>>>,
+    /// So much of it has been handed on.
+    given: usize,
 }
 
 /// What the next byte belongs to.
@@ -57,7 +61,8 @@ impl Place {
 impl Pong {
     /// Holds it back for so long; not at all, if that is zero.
     pub(super) const fn after(delay: Duration) -> Self {
-        Self { delay, place: Place::Preface(0), held: None }
+        let place = if delay.is_zero() { Place::Elsewhere } else { Place::Preface(0) };
+        Self { delay, place, in_block: false, held: None, given: 0 }
     }
 
     /// What was just read. Hides the acknowledgement, if it is there in one piece, which it is unless somebody cut it up on purpose.
@@ -78,7 +83,7 @@ impl Pong {
                     taken
                 }
                 Place::Header { bytes, have } => {
-                    if *have == 0 && !self.delay.is_zero() && self.held.is_none() && read.starts_with(&PONG) {
+                    if *have == 0 && self.held.is_none() && read.starts_with(&PONG) {
                         read[TYPE] = IGNORED;
                         self.held = Some(Box::pin(sleep(self.delay)));
                     }
@@ -86,7 +91,9 @@ impl Pong {
                     bytes[*have..*have + taken].copy_from_slice(&read[..taken]);
                     *have += taken;
                     if *have == HEADER {
-                        self.place = Self::behind(*bytes);
+                        let header = *bytes;
+                        self.in_block = leaves_block_open(self.in_block, header);
+                        self.place = behind(header);
                     }
                     taken
                 }
@@ -103,21 +110,43 @@ impl Pong {
         }
     }
 
-    fn behind(header: [u8; HEADER]) -> Place {
-        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
-        if length == 0 { Place::BOUNDARY } else { Place::Payload(length) }
+    /// The rest of what was begun to be handed on, before anything else is read; or nothing more is there to be read now: then it begins when it is time.
+    /// Whether something was added to `buf`.
+    pub(super) fn poll_due(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<()> {
+        if self.given == 0 {
+            let is_between = matches!(self.place, Place::Header { have: 0, .. }) && !self.in_block;
+            match &mut self.held {
+                Some(held) if is_between => ready!(held.as_mut().poll(cx)),
+                _ => return Poll::Pending,
+            }
+        }
+        let part = &PONG[self.given..][..buf.remaining().min(PONG.len() - self.given)];
+        buf.put_slice(part);
+        self.given += part.len();
+        if self.given == PONG.len() {
+            (self.held, self.given) = (None, 0);
+        }
+        Poll::Ready(())
     }
 
-    /// Nothing more is there to be read now: whether it is time for what was held back, which was then added to `buf`.
-    pub(super) fn poll_due(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<()> {
-        let has_room = matches!(self.place, Place::Header { have: 0, .. }) && buf.remaining() >= PONG.len();
-        match &mut self.held {
-            Some(held) if has_room => ready!(held.as_mut().poll(cx)),
-            _ => return Poll::Pending,
-        }
-        self.held = None;
-        buf.put_slice(&PONG);
-        Poll::Ready(())
+    /// Whether part of it is still to be handed on.
+    pub(super) const fn is_begun(&self) -> bool {
+        self.given > 0
+    }
+}
+
+fn behind(header: [u8; HEADER]) -> Place {
+    let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+    if length == 0 { Place::BOUNDARY } else { Place::Payload(length) }
+}
+
+fn leaves_block_open(before: bool, header: [u8; HEADER]) -> bool {
+    const HEADERS: u8 = 1;
+    const CONTINUATION: u8 = 9;
+    const END_HEADERS: u8 = 4;
+    match header[TYPE] {
+        HEADERS | CONTINUATION => header[TYPE + 1] & END_HEADERS == 0,
+        _ => before,
     }
 }
 
@@ -141,11 +170,18 @@ mod tests {
         pong.poll_due(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut [0; 32])).is_ready()
     }
 
+    /// In parts, as small as the rest of a buffer may be.
     async fn due(pong: &mut Pong) -> Vec<u8> {
-        let mut bytes = [0; 32];
-        let mut buf = ReadBuf::new(&mut bytes);
-        poll_fn(|cx| pong.poll_due(cx, &mut buf)).await;
-        buf.filled().to_vec()
+        let mut all = Vec::new();
+        loop {
+            let mut bytes = [0; 5];
+            let mut buf = ReadBuf::new(&mut bytes);
+            poll_fn(|cx| pong.poll_due(cx, &mut buf)).await;
+            all.extend_from_slice(buf.filled());
+            if !pong.is_begun() {
+                return all;
+            }
+        }
     }
 
     #[tokio::test]
@@ -177,6 +213,19 @@ mod tests {
         sleep(SHORT * 2).await;
         assert!(!is_due(&mut pong), "in the middle");
         pong.pass(&mut SETTINGS[4..].to_vec());
+        assert_eq!(due(&mut pong).await, PONG);
+    }
+
+    #[tokio::test]
+    async fn it_does_not_come_between_a_request_s_headers_and_their_continuation() {
+        let frame = |kind, flags| [0, 0, 0, kind, flags, 0, 0, 0, 1];
+        let mut pong = Pong::after(SHORT);
+        pong.pass(&mut [&PREFACE[..], &PONG, &frame(1, 1)].concat());
+        sleep(SHORT * 2).await;
+        assert!(!is_due(&mut pong));
+        pong.pass(&mut frame(9, 0).to_vec());
+        assert!(!is_due(&mut pong));
+        pong.pass(&mut frame(9, 4).to_vec());
         assert_eq!(due(&mut pong).await, PONG);
     }
 

@@ -46,16 +46,18 @@ pub enum Operator {
 }
 
 impl Access {
-    /// Reads the two keys. Whom nobody knows is a problem now, not a denial when it matters.
+    /// Reads the two keys.
     pub(crate) fn read(section: &mut Section<'_>) -> Self {
         let access = Self { group: section.key("control_group").optional(), operators: section.key("operators").list() };
         if let Some(problem) = access.group.as_deref().and_then(unknown_group) {
             section.problem("control_group", problem);
         }
-        for problem in access.operators.iter().filter_map(Operator::unknown) {
-            section.problem("operators", problem);
-        }
         access
+    }
+
+    /// Whom nobody knows, and who would be denied when it matters. Asks the user database, which may be far away.
+    pub(crate) fn unknown_operators(&self) -> impl Iterator<Item = String> {
+        self.operators.iter().filter_map(Operator::unknown)
     }
 }
 
@@ -132,6 +134,9 @@ impl Operators {
                 })?;
             }
         }
+        for problem in access.unknown_operators() {
+            tracing::warn!("supervisor.operators: {problem}");
+        }
         let own_name = name_of(own).unwrap_or_default();
         let rule = if access.operators.is_empty() { Rule::Members(group) } else { Rule::Named(access.operators.clone()) };
         Ok(Self { own, own_name, rule: Arc::new(rule), lookups: Arc::new(Semaphore::new(LOOKUPS)) })
@@ -207,7 +212,8 @@ fn let_in(directory: &Path, group: Gid) -> io::Result<()> {
         set(mode)?;
         chown(directory, None, Some(group.as_raw()))?;
     }
-    set(mode | 0o050)
+    // Nor is what is made in it from now on anybody else's.
+    set(mode & !0o2000 | 0o050)
 }
 
 fn find_group(name: &str) -> Option<Gid> {

@@ -62,6 +62,8 @@ impl Suite {
             self.said(pid, &words);
         }
         while let Some((id, generation)) = self.answers.as_mut().and_then(Answers::try_next) {
+            // The first answer is its readiness.
+            found |= self.slot(id).is_some_and(|slot| !slot.machine.is_ready());
             self.answered(id, generation);
         }
         self.sample_memory(Instant::now());

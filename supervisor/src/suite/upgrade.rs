@@ -31,6 +31,7 @@ const TURNS: usize = 8;
 
 /// Why nothing is executed.
 const DRAINS: &str = "the suite drains";
+const STANDS_STILL: &str = "the disk of the state directory stands still";
 
 /// What was prepared, and is to be executed now.
 #[derive(Debug)]
@@ -69,15 +70,17 @@ impl Suite {
                     let pulse = self.pulse.clone();
                     let last = async {
                         self.parts.launcher.output().hand_over().await;
-                        self.parts.ledger.flushed(DISK).await;
+                        self.parts.ledger.flushed(DISK).await
                     };
-                    pulse.during(HAND_OVER, last).await;
+                    // An exec waits for every thread, and one may wait for the disk.
+                    let is_idle = pulse.during(HAND_OVER, last).await;
                     // A signal that came meanwhile is heard now; no other image would hear of it.
                     for _ in 0..TURNS {
                         tokio::task::yield_now().await;
                     }
                     let why = match next {
                         _ if self.parts.process.shutdown().is_draining() => DRAINS.to_owned(),
+                        Next::New(_) if !is_idle => STANDS_STILL.to_owned(),
                         Next::New(release) => self.execute_new(&job, &release).await,
                         Next::Before => self.execute_before().await,
                     };
@@ -134,16 +137,13 @@ impl Suite {
             left => format!("; rolled back, but for {}", left.iter().map(SlotId::to_string).collect::<Vec<_>>().join(", ")),
         };
         let why = self.parts.state.upgrade().and_then(|upgrade| upgrade.back.clone()).unwrap_or_default() + &rolled_back;
+        self.remember_for_good().await;
         let error = match (self.kept(), self.parts.before.take()) {
+            // An exec waits for every thread, and one waits for the disk.
+            _ if !self.parts.state.is_tried() => io::Error::new(io::ErrorKind::TimedOut, STANDS_STILL),
             (Ok(kept), Some(before)) => {
-                self.remember_for_good().await;
-                if self.parts.state.is_tried() {
-                    tracing::warn!("the supervisor from before takes over again");
-                    before.execute(kept, &why)
-                } else {
-                    // An exec waits for every thread, and one waits for the disk.
-                    io::Error::new(io::ErrorKind::TimedOut, "the disk stands still")
-                }
+                tracing::warn!("the supervisor from before takes over again");
+                before.execute(kept, &why)
             }
             (Ok(_), None) => io::Error::other("it was not handed on"),
             (Err(error), _) => error,
@@ -199,12 +199,16 @@ impl Suite {
         builds
     }
 
-    /// Every component runs the new build.
+    /// Every component runs the new build, but for those that did not run at all.
     pub(super) fn rolled(&mut self, job: &Job) {
         self.parts.state.note_upgrade(None);
         self.parts.before = None;
+        let left = self.slots.iter().filter(|slot| slot.machine.quarantine().is_some()).map(|slot| slot.id.to_string());
+        let left = left.collect::<Vec<_>>().join(", ");
+        let left =
+            if left.is_empty() { left } else { format!("; still in quarantine, until `gatehouse restart` tries the new build: {left}") };
         let build = &self.build;
-        self.conclude(job, &format!("{} processes and the supervisor were replaced; it is {build}", job.steps.len()));
+        self.conclude(job, &format!("{} processes and the supervisor were replaced; it is {build}{left}", job.steps.len()));
     }
 
     /// Those who run the new build are replaced by the one before; then so are we.

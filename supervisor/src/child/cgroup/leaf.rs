@@ -8,8 +8,10 @@ use std::{
     rc::Rc,
 };
 
+use rustix::io::fcntl_dupfd_cloexec;
+
 use super::Known;
-use crate::config::Limits;
+use crate::{binaries::FIRST_PIN, config::Limits};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ impl Leaf {
     #[expect(unsafe_code, reason = "std knows no other way into a child before it executes")]
     pub(crate) fn enter_first(&self, command: &mut Command) -> io::Result<()> {
         let members = fs::OpenOptions::new().write(true).open(self.members())?;
+        // What it is lent takes the place of the lowest descriptors, before this is written to.
+        let members = fcntl_dupfd_cloexec(&members, FIRST_PIN)?;
         let enter = move || {
             // Whether it has is seen from outside.
             let _refused = rustix::io::write(&members, b"0");
