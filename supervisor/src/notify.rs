@@ -6,7 +6,10 @@
 use std::{
     fs, io,
     io::IoSliceMut,
-    os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::{fs::PermissionsExt as _, net::UnixDatagram},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,7 +19,7 @@ use nix::{
     cmsg_space,
     sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt::PassCred},
 };
-use tokio::{io::Interest, net::UnixDatagram};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// A longer message is cut.
 const MAX_MESSAGE: usize = 4096;
@@ -51,7 +54,8 @@ pub(crate) type Message = (u32, Vec<Word>);
 /// The socket.
 #[derive(Debug)]
 pub(crate) struct Notifications {
-    socket: UnixDatagram,
+    /// For reading alone: each datagram that is read makes room for another, and we would be woken for that.
+    socket: AsyncFd<UnixDatagram>,
     path: PathBuf,
 }
 
@@ -81,12 +85,12 @@ impl Notifications {
 
     /// The next message. Cancel-safe.
     pub(crate) async fn next(&self) -> io::Result<Message> {
-        self.socket.async_io(Interest::READABLE, || receive(&self.socket)).await
+        self.socket.async_io(Interest::READABLE, receive).await
     }
 
     /// The next message that is there already.
     pub(crate) fn try_next(&self) -> Option<Message> {
-        receive(&self.socket).ok()
+        receive(self.socket.get_ref()).ok()
     }
 }
 
@@ -97,14 +101,14 @@ impl Drop for Notifications {
     }
 }
 
-fn bind(path: &Path) -> io::Result<UnixDatagram> {
+fn bind(path: &Path) -> io::Result<AsyncFd<UnixDatagram>> {
     // The lock on the state directory and the silence of supervisor.sock say that whose it was is dead.
     let _absent = fs::remove_file(path);
-    let socket = std::os::unix::net::UnixDatagram::bind(path)?;
+    let socket = UnixDatagram::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     socket.set_nonblocking(true)?;
     setsockopt(&socket, PassCred, &true)?;
-    UnixDatagram::from_std(socket)
+    AsyncFd::with_interest(socket, Interest::READABLE)
 }
 
 fn receive(socket: &UnixDatagram) -> io::Result<Message> {

@@ -23,7 +23,7 @@ use crate::child::NOT_HANDED_ON;
 /// Between two tries while it does not answer.
 const PING_INTERVAL: Duration = Duration::from_millis(20);
 /// Between an answer and the next question: half of the silence that is looked into.
-const ASK_INTERVAL: Duration = Duration::from_secs(1);
+const ASK_INTERVAL: Duration = Duration::from_millis(1250);
 
 /// How it is started.
 #[derive(Clone, Debug)]
@@ -68,8 +68,8 @@ impl Embedded {
         matches!(&self.config.addr, RedisAddr::Unix(path) if path.exists())
     }
 
-    /// Asks whoever listens on its socket, by an authenticated PING, until the answers are not wanted any more: as often as it takes until the first, about once
-    /// a second from then on.
+    /// Asks whoever listens on its socket, by an authenticated PING, until the answers are not wanted any more: as often as it takes until the first, about
+    /// once a second from then on.
     pub(crate) fn answers(&self, shutdown: &Shutdown) -> mpsc::Receiver<()> {
         let (answered, answers) = mpsc::channel(1);
         let config = self.config.clone();

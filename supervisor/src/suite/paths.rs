@@ -15,7 +15,7 @@ use super::Suite;
 use crate::premises::control_socket;
 
 /// Between two looks, each of which is a few calls of `stat`.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(5);
 
 /// How it was, and when to look again.
 #[derive(Debug)]
