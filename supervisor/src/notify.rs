@@ -108,6 +108,7 @@ fn bind(path: &Path) -> io::Result<AsyncFd<UnixDatagram>> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     socket.set_nonblocking(true)?;
     setsockopt(&socket, PassCred, &true)?;
+    #[expect(deprecated, reason = "unsound for borrowed descriptors; this one is owned, and the function in its place is unsafe")]
     AsyncFd::with_interest(socket, Interest::READABLE)
 }
 
