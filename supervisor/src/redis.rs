@@ -22,8 +22,8 @@ use crate::child::NOT_HANDED_ON;
 
 /// Between two tries while it does not answer.
 const PING_INTERVAL: Duration = Duration::from_millis(20);
-/// Between an answer and the next question: half of the silence that is looked into.
-const ASK_INTERVAL: Duration = Duration::from_millis(1250);
+/// Between an answer and the next question: less than the silence that is not usual any more.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How it is started.
 #[derive(Clone, Debug)]

@@ -227,8 +227,9 @@ impl Suite {
         let deadline = self.deadline().map(tokio::time::Instant::from_std);
         let shutdown = self.parts.process.shutdown().clone();
         let draining = matches!(self.phase, Phase::Draining { .. });
-        let watched = self.slots.iter().any(|slot| slot.watch().is_some());
-        let look = tokio::time::Instant::from_std(self.attention.next());
+        let awake = self.attention.now();
+        let left = self.slots.iter().filter_map(|slot| Some(slot.watch()?.until_doubt(awake))).min();
+        let look = tokio::time::Instant::from_std(self.attention.next(left.unwrap_or_default()));
         tokio::select! {
             Some((id, generation, ended)) = self.exits.next() => Wake::Exited(id, generation, ended),
             (id, generation) = Answers::next(&mut self.answers) => Wake::Answered(id, generation),
@@ -242,7 +243,7 @@ impl Suite {
             }, |(pid, words)| Wake::Said(pid, words)),
             order = self.parts.ends.desk.next() => Wake::Order(Box::new(order)),
             () = sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => Wake::Time,
-            () = sleep_until(look), if watched => Wake::Look,
+            () = sleep_until(look), if left.is_some() => Wake::Look,
             () = sleep_until(self.paths.due.into()) => Wake::Paths,
             () = shutdown.draining(), if !draining => Wake::Drain,
             () = shutdown.aborting(), if draining && !self.aborted => Wake::Abort,

@@ -27,20 +27,22 @@ pub(crate) struct Awake(Duration);
 #[derive(Debug)]
 pub(crate) struct Attention {
     looked: Instant,
+    /// The next look is due so long after that.
+    pause: Duration,
     awake: Duration,
 }
 
 impl Attention {
     /// From now on.
     pub(crate) const fn new(now: Instant) -> Self {
-        Self { looked: now, awake: Duration::ZERO }
+        Self { looked: now, pause: LOOK, awake: Duration::ZERO }
     }
 
     /// To be called in every turn of the driver. Before it judges anybody by what this answers, it reads the queue of notifications to its end.
     pub(crate) fn look(&mut self, now: Instant) -> Awake {
         let passed = now.saturating_duration_since(self.looked);
         // A timer may be late by a little; that is still attention.
-        self.awake += if passed > LOOK * 2 { LOOK } else { passed };
+        self.awake += if passed > self.pause + LOOK { LOOK } else { passed };
         self.looked = now;
         Awake(self.awake)
     }
@@ -50,9 +52,11 @@ impl Attention {
         Awake(self.awake)
     }
 
-    /// When the driver must look again at the latest, while anybody is watched.
-    pub(crate) fn next(&self) -> Instant {
-        self.looked + LOOK
+    /// When the driver must look again at the latest, while somebody is watched who is not to be doubted before `left` is over. While all speak, that is later
+    /// than the next word; but not so late that a pause of the whole machine could pass for attention.
+    pub(crate) fn next(&mut self, left: Duration) -> Instant {
+        self.pause = left.clamp(LOOK, LOOK * 3);
+        self.looked + self.pause
     }
 }
 
@@ -77,6 +81,11 @@ impl Watch {
     /// For how long it has been silent.
     pub(crate) fn silence(&self, now: Awake) -> Duration {
         now.0.saturating_sub(self.last_alive.0)
+    }
+
+    /// How long until that is unusual.
+    pub(crate) fn until_doubt(&self, now: Awake) -> Duration {
+        DOUBT.saturating_sub(self.silence(now))
     }
 
     /// Whether that is unusual: time to see what it does.
@@ -124,6 +133,16 @@ mod tests {
         assert_eq!(hung_after(&[250, 3_600_000, 250, 250, 250]), None);
         // Starved again and again, it sees next to nothing.
         assert_eq!(hung_after(&[1000; 10]), None);
+        // It looks less often while nobody is doubted, and a pause of all is no silence of one.
+        let now = Instant::now();
+        let mut attention = Attention::new(now);
+        let watch = Watch::new(attention.look(now));
+        assert_eq!(attention.next(DOUBT), now + LOOK * 3);
+        assert_eq!(watch.silence(attention.look(now + LOOK * 3)), LOOK * 3);
+        assert_eq!(attention.next(DOUBT), now + LOOK * 6);
+        assert_eq!(watch.silence(attention.look(now + LOOK * 11)), LOOK * 4);
+        assert_eq!(attention.next(watch.until_doubt(attention.now())), now + LOOK * 12);
+        assert_eq!(attention.next(Duration::ZERO), now + LOOK * 12);
         // It does not become blind by it.
         assert_eq!(hung_after(&[&[3_600_000][..], &[250; 20]].concat()), Some(10));
     }

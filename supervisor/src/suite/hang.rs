@@ -29,6 +29,7 @@ impl Suite {
                     self.slots.iter_mut().find(|slot| slot.machine.is_ready() && slot.generation_of(*pid) == Some(slot.machine.lead()));
                 let Some(slot) = serves.filter(|_| is_beat) else { return false };
                 slot.alive(slot.machine.lead(), now);
+                self.sample_memory(Instant::now());
                 !self.is_anybody_doubtful(now) || !self.look_for_hangs()
             }
             Wake::Answered(id, generation) if self.slot(*id).is_some_and(|slot| slot.machine.is_ready()) => {
