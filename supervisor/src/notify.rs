@@ -43,8 +43,8 @@ pub(crate) enum Word {
     Stalled(String),
     /// `EXIT_STATUS=N`: it is about to exit with that.
     ExitStatus(i32),
-    /// `EXTEND_TIMEOUT_USEC=N`: it will be silent for so long from now on, and is not to be taken for hung. Heard of one that serves and has said
-    /// [`Word::Alive`]; the times of a start and of a drain are the operator's, and it moves neither.
+    /// `EXTEND_TIMEOUT_USEC=N`: it will be silent for so long from now on, and is not to be taken for hung. Heard of one that
+    /// serves; the times of a start and of a drain are the operator's, and it moves neither.
     Extend(Duration),
 }
 

@@ -64,13 +64,12 @@ impl Attention {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Watch {
     last_alive: Awake,
-    limit: Duration,
 }
 
 impl Watch {
     /// From its readiness on, or its adoption: all that we start have been told to show progress.
     pub(crate) const fn new(now: Awake) -> Self {
-        Self { last_alive: now, limit: SILENCE }
+        Self { last_alive: now }
     }
 
     /// It said so again.
@@ -95,13 +94,13 @@ impl Watch {
 
     /// Whether that is too long.
     pub(crate) fn is_overdue(&self, now: Awake) -> bool {
-        self.silence(now) > self.limit
+        self.silence(now) > SILENCE
     }
 
     /// It asked for so much more time, from now on.
     pub(crate) fn extend(&mut self, now: Awake, by: Duration) {
         let granted = Awake(now.0 + by);
-        self.last_alive = Awake(granted.0.saturating_sub(self.limit)).max(self.last_alive);
+        self.last_alive = Awake(granted.0.saturating_sub(SILENCE)).max(self.last_alive);
     }
 }
 

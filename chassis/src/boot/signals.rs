@@ -18,7 +18,7 @@ use tokio::signal::unix::{self, SignalKind, signal};
 
 use crate::Process;
 
-/// Those that end no process of ours, with their names.
+/// Those that end no process of ours.
 const HARMLESS: [Signal; 4] = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM];
 
 /// Holds them back until [`watch`] has its handlers in place. Before there are threads, which inherit it.

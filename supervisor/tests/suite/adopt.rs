@@ -2,8 +2,6 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::TcpStream,
     os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -13,7 +11,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use gatehouse_proto::internal::v1::{InstanceStatus, Scale, StatusResponse, Target, change_request::Change};
 use nix::sys::signal::Signal;
 
-use crate::world::{World, instance, send};
+use crate::world::{World, ask, instance, send};
 
 pub fn target(component: &str) -> Target {
     Target { component: component.to_owned(), instance: None }
@@ -33,14 +31,6 @@ fn processes(status: &StatusResponse) -> Vec<(String, u32, u32, Option<u32>, Str
 /// The same, of all but one component.
 fn others(status: &StatusResponse, component: &str) -> Vec<(String, u32, u32, Option<u32>, String)> {
     processes(status).into_iter().filter(|process| process.0 != component).collect()
-}
-
-fn ask(address: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }
 
 fn count(world: &World, event: &str) -> usize {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
 };
 
@@ -11,7 +10,7 @@ use nix::{sys::signal::Signal, unistd::geteuid};
 
 use crate::{
     systemd::Systemd,
-    world::{World, instance},
+    world::{World, ask, instance},
 };
 
 fn can_be_kept_from_tracing() -> bool {
@@ -29,14 +28,6 @@ fn leads(status: &StatusResponse) -> BTreeMap<(String, u32), (Option<u32>, u32)>
 
 fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
-fn ask(address: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }
 
 async fn killed(world: &mut World) {

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    io::{Write as _, pipe},
+    io::{Read as _, Write as _, pipe},
+    net::TcpStream,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -317,6 +318,15 @@ pub fn stuck() -> (impl Sized, Stdio) {
     while writer.write(&[b'.'; 4096]).is_ok() {}
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
     (reader, writer.into())
+}
+
+/// What the fake at that address says of itself.
+pub fn ask(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 pub fn send(pid: u32, signal: Signal) {
