@@ -61,6 +61,21 @@ pub fn subscribe_input(request: &SubscribeEventsRequest) -> Vec<u8> {
     ])
 }
 
+/// What the gateway signs for its answer to a command of that session.
+#[must_use]
+pub fn response_input(device_session_id: &str, response: &ExecuteCommandResponse) -> Vec<u8> {
+    signing_input(&[
+        b"gateway.v1.response",
+        response.protocol_version.as_bytes(),
+        device_session_id.as_bytes(),
+        response.request_id.as_bytes(),
+        response.result_code.as_bytes(),
+        &response.timestamp_ms.to_be_bytes(),
+        &response.payload_hash,
+        response.signer_key_id.as_bytes(),
+    ])
+}
+
 fn event_input(event: &GatewayEvent) -> Vec<u8> {
     signing_input(&[
         b"gateway.v1.event",
@@ -102,16 +117,7 @@ impl GatewayKey {
         assert_eq!(response.request_id, request.request_id);
         assert_eq!(response.signer_key_id, self.id);
         assert_eq!(response.payload_hash[..], sha256(&[&response.payload_bytes]), "payload_hash");
-        let input = signing_input(&[
-            b"gateway.v1.response",
-            response.protocol_version.as_bytes(),
-            request.device_session_id.as_bytes(),
-            response.request_id.as_bytes(),
-            response.result_code.as_bytes(),
-            &response.timestamp_ms.to_be_bytes(),
-            &response.payload_hash,
-            response.signer_key_id.as_bytes(),
-        ]);
+        let input = response_input(&request.device_session_id, response);
         assert!(self.signed(&input, &response.signature), "the response's signature");
     }
 

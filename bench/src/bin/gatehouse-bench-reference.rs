@@ -11,8 +11,9 @@ use gatehouse_proto::gateway::v1::{
     encoded::gateway_server::{Gateway, GatewayServer},
 };
 use gatehouse_tests::{
+    GatewayKey,
     device::random_key,
-    wire::{command_input, hex, sha256, signing_input},
+    wire::{command_input, response_input, sha256},
 };
 use tonic::{
     Request, Response, Status,
@@ -44,17 +45,7 @@ impl Gateway for Reference {
             signer_key_id: self.signer_key_id.clone(),
             ..Default::default()
         };
-        let input = signing_input(&[
-            b"gateway.v1.response",
-            response.protocol_version.as_bytes(),
-            request.device_session_id.as_bytes(),
-            response.request_id.as_bytes(),
-            response.result_code.as_bytes(),
-            &response.timestamp_ms.to_be_bytes(),
-            &response.payload_hash,
-            response.signer_key_id.as_bytes(),
-        ]);
-        response.signature = self.signer.sign(&input).to_vec().into();
+        response.signature = self.signer.sign(&response_input(&request.device_session_id, &response)).to_vec().into();
         Ok(Response::new(response))
     }
 
@@ -75,7 +66,7 @@ fn main() -> anyhow::Result<()> {
     let socket = TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(true)?;
     let signer = random_key();
-    let signer_key_id = hex(&sha256(&[signer.verifying_key().as_bytes()])[..8]);
+    let signer_key_id = GatewayKey::of(&signer).id;
     tokio::runtime::Runtime::new()?.block_on(async {
         let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(socket)?).with_nodelay(Some(true));
         let service = GatewayServer::new(Reference { signer, signer_key_id });
