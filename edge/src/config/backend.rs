@@ -121,6 +121,14 @@ impl fmt::Display for Protocol {
     }
 }
 
+impl Backend {
+    /// All that are right.
+    #[cfg(test)]
+    pub(crate) fn read_all(reader: &mut Reader) -> Vec<Self> {
+        Backends::read(reader).read.into_iter().flatten().collect()
+    }
+}
+
 /// The backends as they were read. One that is wrong keeps its name, so that those who name it are not told that it is unknown.
 pub(super) struct Backends {
     names: Vec<String>,

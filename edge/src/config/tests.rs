@@ -72,8 +72,42 @@ fn each_mistake_is_named_at_its_place() {
             "gateway.toml:15: command[1].backend: `order`: unknown backend; did you mean `orders`?",
         ),
         (
-            with("backend = \"orders\"", "backend = \"shop\""),
-            "gateway.toml:15: command[1].backend: `shop` speaks http, and grpc is needed here",
+            with("timeout = \"3s\"", "path = \"/commands\""),
+            "gateway.toml:6: backend[1].path: is for http backends; commands to grpc backends go to CommandHandler.Execute",
+        ),
+        (
+            with("timeout = \"500ms\"", "path = \"/commands\""),
+            "gateway.toml:20: command[2].path: is for http backends; commands to grpc backends go to CommandHandler.Execute",
+        ),
+        (
+            with("address = \"http://127.0.0.1:9001\"", "path = \"commands\""),
+            "gateway.toml:11: backend[2].path: `commands` is no path; write /path",
+        ),
+        (
+            with("timeout = \"3s\"", "addresses = [\"127.0.0.1:9002\"]"),
+            "gateway.toml:6: backend[1].addresses: stands beside address; write one or the other",
+        ),
+        (
+            with("address = \"127.0.0.1:9000\"", "addresses = [\"127.0.0.1:9000\", \"http://127.0.0.1:9000\"]"),
+            "gateway.toml:5: backend[1].addresses: `http://127.0.0.1:9000` stands there twice",
+        ),
+        (with("address = \"127.0.0.1:9000\"\n", ""), "gateway.toml:2: backend[1].address: is required, or addresses with several"),
+        (with("timeout = \"3s\"", "connect_timeout = \"0s\""), "gateway.toml:6: backend[1].connect_timeout: is zero"),
+        (
+            with("timeout = \"3s\"", "health_check.interval = \"never\""),
+            "gateway.toml:6: backend[1].health_check.interval: `never` is no length of time; write 500ms, 5s or 1m 30s",
+        ),
+        (
+            with("timeout = \"3s\"", "circuit_breaker.failure_percent = 101"),
+            "gateway.toml:6: backend[1].circuit_breaker.failure_percent: 101 is outside 0..=100",
+        ),
+        (
+            with("timeout = \"3s\"", "outlier_ejection.max_time = \"1s\""),
+            "gateway.toml:6: backend[1].outlier_ejection.max_time: is shorter than base_time",
+        ),
+        (
+            with("timeout = \"3s\"", "retry_budget.persent = 1"),
+            "gateway.toml:6: backend[1].retry_budget.persent: unknown key; did you mean `percent`?",
         ),
         (
             with("prefix = \"/shop/\"\nbackend = \"shop\"", "prefix = \"/shop/\"\nbackend = \"orders\""),

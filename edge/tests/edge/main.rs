@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod bench;
+mod circuit;
 mod commands;
 mod fakes;
 mod http;
+mod posted;
 mod relay;
 mod surface;
