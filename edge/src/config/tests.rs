@@ -141,6 +141,24 @@ fn a_wrong_backend_is_one_problem_alone() {
 }
 
 #[test]
+fn a_backend_is_checked_when_its_section_is_there_and_has_defaults_that_suit() {
+    let backend = |keys: &str| read(&GOOD.replacen("timeout = \"3s\"", keys, 1)).0.unwrap().backends.remove(0);
+    let plain = backend("");
+    assert_eq!((plain.health_check, plain.connect_timeout, plain.path.as_str()), (None, Duration::from_secs(1), "/"));
+    assert_eq!((plain.circuit.failure_percent, plain.circuit.min_requests, plain.circuit.probes), (50, 20, 3));
+    assert_eq!((plain.circuit.window, plain.circuit.open_time), (Duration::from_secs(10), Duration::from_secs(5)));
+    assert_eq!((plain.ejection.consecutive_failures, plain.ejection.max_percent), (5, 50));
+    assert_eq!((plain.ejection.base_time, plain.ejection.max_time), (Duration::from_secs(10), Duration::from_mins(5)));
+    assert_eq!((plain.retries.percent, plain.retries.min_per_second), (20, 3));
+    let checked = backend("[backend.health_check]\nservice = \"orders\"").health_check.unwrap();
+    assert_eq!((checked.interval, checked.timeout, checked.service.as_str()), (Duration::from_secs(5), Duration::from_secs(1), "orders"));
+    assert_eq!((checked.healthy_threshold, checked.unhealthy_threshold, checked.path.as_str()), (2, 3, "/"));
+    assert!(backend("health_check = {}").health_check.is_some());
+    let several = GOOD.replacen("address = \"127.0.0.1:9000\"", "addresses = [\"127.0.0.1:9000\", \"unix:/run/orders.sock\"]", 1);
+    assert_eq!(read(&several).0.unwrap().backends[0].addresses.len(), 2);
+}
+
+#[test]
 fn nothing_configured_is_a_gateway_without_routes() {
     let (config, problems) = read("");
     assert_eq!(problems, []);

@@ -107,7 +107,7 @@ async fn the_time_that_is_left_is_passed_on_to_grpc_too() {
     });
     let bench = Bench::start(&routed_to(server.address(), "timeout = \"1h\"")).await;
     let mut request = Request::new(bench.command("orders.create", "r-1", b""));
-    request.set_timeout(Duration::from_secs(60));
+    request.set_timeout(Duration::from_mins(1));
     bench.client().execute_command(request).await.unwrap();
     let timeout = calls.recv().await.unwrap().expect("a deadline");
     let micros: u64 = timeout.strip_suffix('u').expect(&timeout).parse().unwrap();

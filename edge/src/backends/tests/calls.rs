@@ -16,8 +16,8 @@ const INTERNAL_ERROR: u32 = 2;
 
 #[test]
 fn a_command_is_encoded_as_prost_would() {
-    for (payload, timestamp_ms) in [(&b""[..], 0), (b"{}", 1), (&[7; 300], -1), (&[7; 70_000], i64::MAX)] {
-        let (mut command, session) = (command(payload), session());
+    for (payload, timestamp_ms) in [(vec![], 0), (b"{}".to_vec(), 1), (vec![7; 300], -1), (vec![7; 70_000], i64::MAX)] {
+        let (mut command, session) = (command(&payload), session());
         command.timestamp_ms = timestamp_ms;
         let whole = ExecuteRequest {
             message_type: command.message_type.clone(),

@@ -73,6 +73,7 @@ impl Fake {
         let (acting, spawner) = (Arc::clone(&shared), shutdown.clone());
         shutdown.spawn("fake", async move {
             while let Ok((socket, _)) = listener.accept().await {
+                socket.set_nodelay(true).unwrap();
                 spawner.spawn("connection", serve(socket, Arc::clone(&acting)));
             }
         });
