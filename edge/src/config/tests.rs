@@ -159,6 +159,22 @@ fn a_backend_is_checked_when_its_section_is_there_and_has_defaults_that_suit() {
 }
 
 #[test]
+fn the_sample_s_backends_are_accepted_with_every_key_uncommented() {
+    let sample = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/gateway.toml")).unwrap();
+    let (_, after) = sample.split_once("# --- what stands behind the gateway").unwrap();
+    let (ours, _) = after.split_once("# --- how it speaks").unwrap();
+    let uncommented = |line: &str| line.strip_prefix('#').filter(|text| !text.starts_with([' ', '-'])).unwrap_or(line).to_owned();
+    let text: Vec<_> = ours.lines().map(uncommented).filter(|line| !line.starts_with('-') && !line.starts_with(" -")).collect();
+    let (config, problems) = read(&text.join("\n"));
+    assert_eq!(problems, []);
+    let config = config.unwrap();
+    let defaults = |i: usize| Backend { protocol: config.backends[0].protocol, health_check: None, ..config.backends[i].clone() };
+    let plain = read(&GOOD.replacen("timeout = \"3s\"", "", 1)).0.unwrap().backends.remove(0);
+    let shown = Backend { name: plain.name.clone(), addresses: plain.addresses.clone(), ..defaults(0) };
+    assert_eq!(shown, Backend { health_check: None, ..plain }, "what it shows are the defaults");
+}
+
+#[test]
 fn nothing_configured_is_a_gateway_without_routes() {
     let (config, problems) = read("");
     assert_eq!(problems, []);
