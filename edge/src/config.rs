@@ -4,7 +4,10 @@ mod address;
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use gatehouse_chassis::config::{Config as Read, Reader, Section, unknown_key};
+use gatehouse_chassis::{
+    config::{Config as Read, Reader, Section, unknown_key},
+    connections,
+};
 use gatehouse_proto::limits::MAX_ID_BYTES;
 
 pub use address::{Address, InvalidAddress};
@@ -30,6 +33,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[auth] backend`: where `/api/v1/public/auth/*` goes.
     pub auth: Option<usize>,
+    /// `[connections]`, `[tls]`.
+    pub connections: connections::Config,
 }
 
 /// One `[[backend]]`.
@@ -124,6 +129,7 @@ impl FromStr for Audit {
 
 impl Read for Config {
     fn read(reader: &mut Reader) -> Option<Self> {
+        let connections = connections::Config::read(reader);
         let sessions = gatehouse_sessions::Config::read(reader);
         let backends = Backends::read(reader);
         let commands = commands(reader, &backends);
@@ -133,7 +139,7 @@ impl Read for Config {
         let auth = auth.and_then(|name| backends.named(&mut section, &name, Protocol::Http));
         section.finish();
         let whole = backends.read.into_iter().collect::<Option<Vec<_>>>();
-        Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth })
+        Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth, connections: connections? })
     }
 }
 

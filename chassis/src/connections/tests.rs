@@ -1,25 +1,19 @@
 use std::{net::SocketAddr, time::Instant};
 
 use axum::routing::{get, post};
+use http::Request;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UnixStream},
+    net::{TcpListener, TcpStream},
     sync::Semaphore,
+    time::timeout,
 };
 
 use super::*;
+use crate::metrics::Metrics;
 
-const LONG: Duration = Duration::from_mins(10);
 const SHORT: Duration = Duration::from_millis(20);
 const BUDGET: Duration = Duration::from_secs(5);
-
-#[tokio::test]
-async fn a_connection_on_which_nothing_comes_is_not_kept() {
-    let (mut client, server) = UnixStream::pair().unwrap();
-    assert!(!heard(&server, SHORT).await, "silent for too long");
-    client.write_all(b"G").await.unwrap();
-    assert!(heard(&server, LONG).await);
-}
 
 /// A listener that answers `pong` to `/ping`, and to `/slow` once it may.
 struct Inn {
