@@ -143,6 +143,9 @@ impl Host {
             }
             if http_body::Body::is_end_stream(response.body()) {
                 open.complete();
+            } else {
+                // Its head is the first part; the next is asked for when the client has room for it.
+                open.deliver();
             }
             Ok(response.map(|body| Answer { body, open: Some(open) }))
         }
