@@ -15,9 +15,11 @@ use super::{
 pub use key::Key;
 
 /// Every section of the file, whoever owns it: a misspelled section is refused by all.
-const SECTIONS: [&str; 18] = [
+const SECTIONS: [&str; 20] = [
     "suite",
     "listen",
+    "connections",
+    "tls",
     "redis",
     "database",
     "shutdown",
