@@ -138,15 +138,16 @@ async fn a_client_that_left_or_whose_time_was_up_finds_its_answer() {
     entries.recv().await.unwrap();
     leaving.shutdown().await;
 
-    let mut hasty = Request::new(bench.command("orders.create", "r-2", b""));
-    hasty.set_timeout(Duration::from_millis(300));
-    let status = bench.client().execute_command(hasty).await.unwrap_err();
-    assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status}: the client's own clock may be first");
-    entries.recv().await.unwrap();
-    let mut retry = Request::new(bench.command("orders.create", "r-2", b""));
-    retry.set_timeout(Duration::from_millis(300));
-    let status = bench.client().execute_command(retry).await.unwrap_err();
-    assert_ne!(status.code(), Code::FailedPrecondition, "{status}: it waits as long as it may, and is no replay");
+    // Its time may be up before it has come anywhere: then it is the first still.
+    loop {
+        let mut hasty = Request::new(bench.command("orders.create", "r-2", b""));
+        hasty.set_timeout(Duration::from_millis(500));
+        let status = bench.client().execute_command(hasty).await.unwrap_err();
+        assert_ne!(status.code(), Code::FailedPrecondition, "{status}: who comes again waits as long as he may, and is no replay");
+        if tokio::time::timeout(Duration::from_secs(1), entries.recv()).await.is_ok() {
+            break;
+        }
+    }
 
     gate.add_permits(2);
     for id in ["r-1", "r-2"] {
@@ -170,14 +171,14 @@ async fn what_reached_nobody_is_carried_out_when_it_is_tried_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_knows_is_said_to_be_unknown_and_never_tried_again() {
     let (server, mut entries, gate) = gated();
-    let bench = Bench::start(&routed_to(server.address(), &format!("{KEPT}\ntimeout = \"100ms\""))).await;
+    let bench = Bench::start(&routed_to(server.address(), &format!("{KEPT}\ntimeout = \"500ms\""))).await;
     let status = execute(&bench, bench.command("orders.create", "r-1", b"")).await.unwrap_err();
     assert_eq!((status.code(), status.message(), is_unknown(&status)), (Code::DeadlineExceeded, "downstream timed out", true));
     gate.add_permits(9);
-    entries.recv().await.unwrap();
     let status = execute(&bench, bench.command("orders.create", "r-1", b"")).await.unwrap_err();
     assert_eq!((status.code(), is_unknown(&status)), (Code::Unavailable, true), "{status}");
-    assert!(entries.try_recv().is_err());
+    let reached = std::iter::from_fn(|| entries.try_recv().ok()).count();
+    assert!(reached <= 1, "{reached} times");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,9 +40,8 @@ impl Ledger {
             return match expected {
                 Some(expected) if info.entries_added < expected => Verdict::Replaced,
                 Some(expected) if info.entries_added > expected => Verdict::Lost,
-                Some(_) => Verdict::Whole,
                 None if info.is_trimmed(before) => Verdict::Lost,
-                None => Verdict::Whole,
+                _ => Verdict::Whole,
             };
         }
         self.added = expected.filter(|_| counts);
