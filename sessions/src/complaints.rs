@@ -17,8 +17,11 @@ const EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Complaints {
     malformed: IntCounterVec,
     /// By source and cause: when one was logged last, and how many were not since. Causes are fixed words, and few.
-    silenced: Mutex<HashMap<(&'static str, &'static str), (Instant, u64)>>,
+    silenced: Mutex<HashMap<Cause, (Instant, u64)>>,
 }
+
+/// Where it was, and why it could not be read.
+type Cause = (&'static str, &'static str);
 
 impl Complaints {
     pub(crate) fn new(metrics: &Metrics) -> Self {

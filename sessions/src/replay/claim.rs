@@ -121,6 +121,9 @@ impl Retry {
     }
 }
 
+/// Whether it was set now, what is there, and the mark.
+type Reserved = (Option<String>, Option<Vec<u8>>, Option<Vec<u8>>);
+
 enum Taken {
     First(Claim),
     Again(Entry),
@@ -151,8 +154,7 @@ impl Reservations {
         reserve.add_command(self.owner.sign(&self.redis)).ignore();
         reserve.cmd("SET").arg(&asked.key).arg(&pending).arg("NX").arg("PX").arg(self.keep_ms);
         reserve.cmd("GET").arg(&asked.key).cmd("GET").arg(self.retention.mark());
-        type Answer = (Option<String>, Option<Vec<u8>>, Option<Vec<u8>>);
-        let (set, value, mark): Answer = self.redis.run_all(&reserve).await.map_err(unavailable)?;
+        let (set, value, mark): Reserved = self.redis.run_all(&reserve).await.map_err(unavailable)?;
         if set.is_some() {
             let claim = Claim { reservations: self.clone(), key: asked.key.clone(), digest: asked.digest, pending, _working: working };
             return match self.retention.admit(mark.as_deref(), &asked.device_session_id, asked.timestamp_ms).await {

@@ -111,18 +111,14 @@ impl Memory {
                     Some(session) => Some(self.with_revocation(id, session).await),
                     None => None,
                 };
-                match &settled {
-                    // Where something of this epoch was, what is newer than that belongs to it, too.
-                    Some(session) => {
-                        self.unknown.invalidate(id).await;
-                        Op::Put(Cached { session: Arc::clone(session), epoch: if kept.is_some() { epoch } else { lookup.epoch } })
-                    }
-                    None => {
-                        let again = self.unknown.get(id).await.is_some_and(|asked| asked.epoch == lookup.epoch);
-                        self.unknown.insert(id.to_owned(), Asked { again, epoch: lookup.epoch }).await;
-                        Op::Remove
-                    }
-                }
+                let Some(session) = &settled else {
+                    let again = self.unknown.get(id).await.is_some_and(|asked| asked.epoch == lookup.epoch);
+                    self.unknown.insert(id.to_owned(), Asked { again, epoch: lookup.epoch }).await;
+                    return Op::Remove;
+                };
+                self.unknown.invalidate(id).await;
+                // Where something of this epoch was, what is newer than that belongs to it, too.
+                Op::Put(Cached { session: Arc::clone(session), epoch: if kept.is_some() { epoch } else { lookup.epoch } })
             })
             .await;
         settled

@@ -30,7 +30,7 @@ fn rank(session: &Session) -> Rank {
 }
 
 fn memory() -> Memory {
-    Memory::new(100, Duration::from_secs(600))
+    Memory::new(100, Duration::from_mins(10))
 }
 
 #[derive(Clone, Debug)]
