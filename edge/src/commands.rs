@@ -4,6 +4,7 @@
 //! disconnects, and what was done must stand in the trail.
 
 mod finish;
+mod kept;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -13,16 +14,17 @@ use gatehouse_proto::{
     keys::{Signer, sha256},
     signing::{self, PROTOCOL_VERSION},
 };
-use gatehouse_sessions::{Refusal, Session, Verifier, door::Caller, now_ms, verdict};
+use gatehouse_sessions::{Refusal, Rejected, Session, Verifier, door::Caller, now_ms, verdict};
 use tonic::{Code, Status};
 
 use crate::{
     backends::{Backend, Backends, Call, Deadline, Failure},
     closing::Closing,
-    config::{Audit, Config},
+    config::{Audit, Config, Replay},
     trail::{self, Act, Outcome, Trail},
 };
 pub(crate) use finish::to_the_end;
+use kept::Fate;
 
 /// Carries out commands; one for the process.
 #[derive(Debug)]
@@ -39,6 +41,7 @@ struct Route {
     backend: Arc<Backend>,
     timeout: Duration,
     audit: Audit,
+    replay: Replay,
     idempotent: bool,
     path: Option<http::uri::PathAndQuery>,
 }
@@ -48,7 +51,8 @@ impl Commands {
         let route = |command: &crate::config::Command| {
             let backend = backends.get(&config.backends.get(command.backend)?.name)?;
             let path = command.path.clone();
-            let route = Route { backend, timeout: command.timeout, audit: command.audit, idempotent: command.idempotent, path };
+            let (timeout, audit, replay, idempotent) = (command.timeout, command.audit, command.replay, command.idempotent);
+            let route = Route { backend, timeout, audit, replay, idempotent, path };
             Some((command.message_type.clone(), route))
         };
         let routes = config.commands.iter().filter_map(route).collect();
@@ -65,23 +69,22 @@ impl Commands {
         if self.closing.is_over() {
             return Err(verdict::shutting_down());
         }
+        if let Some(route) = self.routes.get(&request.message_type).filter(|route| route.replay == Replay::Answer).cloned() {
+            return self.execute_kept(route, request, caller, patience).await;
+        }
         let session = match self.verifier.command(&request).await {
             Ok(session) => session,
-            Err(rejected) => {
-                let status = rejected.refusal.status();
-                let Some(session) = rejected.session else { return Err(status) };
-                let outcome = outcome_of(rejected.refusal);
-                return self.refuse(&request, &caller, &session, outcome, status).await;
-            }
+            Err(rejected) => return self.reject(&request, &caller, rejected).await,
         };
         let Some(route) = self.routes.get(&request.message_type).cloned() else {
             return self.refuse(&request, &caller, &session, Outcome::Denied, verdict::not_routed()).await;
         };
         let this = Arc::clone(self);
-        let whole = async move { this.carry_out(&route, &request, &caller, &session, patience).await };
+        let whole = async move { this.carry_out(&route, &request, &caller, &session, patience).await.0 };
         to_the_end(self.closing.shutdown(), "command", whole).await
     }
 
+    /// The answer, and what a retry may make of it.
     async fn carry_out(
         &self,
         route: &Route,
@@ -89,13 +92,16 @@ impl Commands {
         caller: &Caller,
         session: &Session,
         patience: Option<Duration>,
-    ) -> Result<ExecuteCommandResponse, Status> {
+    ) -> (Result<ExecuteCommandResponse, Status>, Fate) {
         // One deadline from the request on: what verification took is no longer there for the downstream.
         let left = patience.map(|patience| patience.saturating_sub(caller.since.elapsed()));
         let call = Call { command: request, session, path: route.path.as_ref(), idempotent: route.idempotent };
-        let result = tokio::select! {
-            result = route.backend.execute(&call, Deadline::new(route.timeout, left)) => result.map_err(Failure::into_status),
-            () = self.closing.last_call() => Err(route.backend.abandon()),
+        let (result, fate) = tokio::select! {
+            result = route.backend.execute(&call, Deadline::new(route.timeout, left)) => {
+                let fate = Fate::of(&result);
+                (result.map_err(Failure::into_status), fate)
+            }
+            () = self.closing.last_call() => (Err(route.backend.abandon()), Fate::Unknown),
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
         let on = Some((route.backend.name(), "backend"));
@@ -103,8 +109,16 @@ impl Commands {
         // The answer is signed while the record is on its way.
         let recorded = self.trail.keep(route.audit, "command", record);
         let (recorded, answer) = tokio::join!(recorded, async { result.map(|result| self.answer(request, result)) });
-        recorded.map_err(trail::unavailable)?;
-        answer
+        match recorded {
+            Ok(()) => (answer, fate),
+            Err(error) => (Err(trail::unavailable(error)), fate.withheld()),
+        }
+    }
+
+    async fn reject(&self, request: &ExecuteCommandRequest, caller: &Caller, rejected: Rejected) -> Result<ExecuteCommandResponse, Status> {
+        let status = rejected.refusal.status();
+        let Some(session) = rejected.session else { return Err(status) };
+        self.refuse(request, caller, &session, outcome_of(rejected.refusal), status).await
     }
 
     /// A refusal to somebody who proved who they are: recorded as what was asked for would have been.

@@ -50,6 +50,8 @@ pub struct Command {
     pub timeout: Duration,
     /// `audit`; required unless given.
     pub audit: Audit,
+    /// `replay`: what a request id gets that was used before; refuse unless given.
+    pub replay: Replay,
     /// `idempotent`: it may be carried out twice, so that it is sent again when nobody knows what became of it. Default false.
     pub idempotent: bool,
     /// `path`: where an HTTP backend takes it; the backend's unless given.
@@ -67,6 +69,27 @@ pub struct Route {
     pub strip_prefix: bool,
     /// `audit`; best effort unless given.
     pub audit: Audit,
+}
+
+/// What a command gets whose request id was used before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// It is refused.
+    Refuse,
+    /// A retry with the same envelope gets the first one's answer, which is kept for it.
+    Answer,
+}
+
+impl FromStr for Replay {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "answer" => Ok(Self::Answer),
+            _ => Err("is neither refuse nor answer"),
+        }
+    }
 }
 
 /// What an answer waits for.
@@ -114,6 +137,7 @@ fn commands(reader: &mut Reader, backends: &Backends) -> Vec<Command> {
         let backend = backend.and_then(|name| backends.named(section, &name, None));
         let timeout = timeout(section, "timeout", backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
         let audit = section.key("audit").or(Audit::Required);
+        let replay = section.key("replay").or(Replay::Refuse);
         let idempotent = section.key("idempotent").or(false);
         let path = path(section, "path");
         if path.is_some() && backend.and_then(|backend| backends.protocol_of(backend)) == Some(Protocol::Grpc) {
@@ -127,7 +151,7 @@ fn commands(reader: &mut Reader, backends: &Backends) -> Vec<Command> {
             section.problem("message_type", format!("`{message_type}` has a route already"));
         }
         seen.push(message_type.clone());
-        Some(Command { message_type, backend: backend?, timeout, audit, idempotent, path })
+        Some(Command { message_type, backend: backend?, timeout, audit, replay, idempotent, path })
     })
 }
 

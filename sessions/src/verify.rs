@@ -10,7 +10,7 @@ use gatehouse_proto::{
 };
 use prometheus::IntCounterVec;
 
-use crate::{Config, Refusal, Session, Sessions, limits::Limits, now_ms, replay, shape};
+use crate::{Claimed, Config, Refusal, Session, Sessions, limits::Limits, now_ms, replay::Reservations, shape};
 
 /// A request that was refused.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl From<Refusal> for Rejected {
 #[derive(Clone, Debug)]
 pub struct Verifier {
     sessions: Sessions,
-    redis: Redis,
+    reservations: Reservations,
     window: Duration,
     limits: Limits,
     failures: IntCounterVec,
@@ -43,7 +43,8 @@ impl Verifier {
     pub fn new(sessions: Sessions, redis: Redis, config: &Config, process: &Process) -> Self {
         let failures =
             process.metrics().counters("auth_failures_total", "Requests that were refused before their route, by reason.", &["reason"]);
-        Self { sessions, redis, window: config.freshness_window, limits: Limits::new(process, config), failures }
+        let reservations = Reservations::new(process, redis, sessions.retention().clone(), config.freshness_window);
+        Self { sessions, reservations, window: config.freshness_window, limits: Limits::new(process, config), failures }
     }
 
     /// Whose command it is, reserved for being carried out once.
@@ -52,7 +53,33 @@ impl Verifier {
             shape::command(request)?;
             let input = || signing::command(request);
             let session = self.authenticate(&request.device_session_id, request.timestamp_ms, input, &request.signature).await?;
-            self.admit(session, &request.request_id, true).await
+            self.admit(session, &request.request_id, request.timestamp_ms, true).await
+        };
+        self.counted(decided.await)
+    }
+
+    /// The same for a command whose answer is kept: the first of its envelope is to be carried out, within `limit`, and a retry to be given what came of that.
+    pub async fn claim(&self, request: &ExecuteCommandRequest, limit: Duration) -> Result<(Arc<Session>, Claimed), Rejected> {
+        let decided = async {
+            shape::command(request)?;
+            let input = || signing::command(request);
+            let session = self.authenticate(&request.device_session_id, request.timestamp_ms, input, &request.signature).await?;
+            let claimed = async {
+                let claimed = self.reservations.claim(request, limit).await?;
+                match (self.limits.take(session.device_session_id()), claimed) {
+                    (Ok(()), claimed) => Ok(claimed),
+                    (Err(wait), Claimed::First(claim)) => {
+                        // It reached nobody: later it may.
+                        claim.release().await;
+                        Err(Refusal::RateLimited(wait))
+                    }
+                    (Err(wait), Claimed::Again(_)) => Err(Refusal::RateLimited(wait)),
+                }
+            };
+            match claimed.await {
+                Ok(claimed) => Ok((session, claimed)),
+                Err(refusal) => Err(Rejected { refusal, session: Some(session) }),
+            }
         };
         self.counted(decided.await)
     }
@@ -63,7 +90,7 @@ impl Verifier {
             shape::subscribe(request)?;
             let input = || signing::subscribe(request);
             let session = self.authenticate(&request.device_session_id, request.timestamp_ms, input, &request.signature).await?;
-            self.admit(session, &request.request_id, false).await
+            self.admit(session, &request.request_id, request.timestamp_ms, false).await
         };
         self.counted(decided.await)
     }
@@ -85,9 +112,9 @@ impl Verifier {
         if session.verifies(&input(), signature) { Ok(session) } else { Err(Refusal::Signature) }
     }
 
-    async fn admit(&self, session: Arc<Session>, request_id: &str, limited: bool) -> Result<Arc<Session>, Rejected> {
+    async fn admit(&self, session: Arc<Session>, request_id: &str, timestamp_ms: i64, limited: bool) -> Result<Arc<Session>, Rejected> {
         let admitted = async {
-            replay::reserve(&self.redis, session.device_session_id(), request_id, self.window).await?;
+            self.reservations.reserve(session.device_session_id(), request_id, timestamp_ms).await?;
             if limited { self.limits.take(session.device_session_id()).map_err(Refusal::RateLimited) } else { Ok(()) }
         };
         match admitted.await {
@@ -96,7 +123,7 @@ impl Verifier {
         }
     }
 
-    fn counted(&self, decided: Result<Arc<Session>, Rejected>) -> Result<Arc<Session>, Rejected> {
+    fn counted<T>(&self, decided: Result<T, Rejected>) -> Result<T, Rejected> {
         if let Err(rejected) = &decided {
             self.failures.with_label_values(&[rejected.refusal.reason()]).inc();
         }

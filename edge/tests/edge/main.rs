@@ -7,5 +7,6 @@ mod commands;
 mod fakes;
 mod http;
 mod posted;
+mod kept;
 mod relay;
 mod surface;
