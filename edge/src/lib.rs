@@ -33,6 +33,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let recorder = Recorder::open(&process, redis.clone())?;
     let members = Members::follow(&process).await;
 
+    config.sessions.keys.follow(&process);
     let closing = closing::Closing::new(&process);
     let trail = trail::Trail::new(recorder, metrics);
     let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);

@@ -57,9 +57,10 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let position = redis.stream_info(&stream).await.context("find the end of the client event stream")?.last_generated;
 
     // Build
+    config.sessions.keys.follow(&process);
     let lowest = floor.known().map(|mark| mark.floor).unwrap_or_default();
     let metrics = PushMetrics::new(&process);
-    let hub = Arc::new(Hub::new(config.push, Arc::clone(&config.sessions.signer), metrics, position, lowest));
+    let hub = Arc::new(Hub::new(config.push, config.sessions.keys.clone(), metrics, position, lowest));
     let archive = Arc::new(Archive::new(redis.clone(), Arc::clone(&floor), Arc::clone(&hub)));
     let revoking = Arc::clone(&hub);
     let sessions = Sessions::open(&process, redis.clone(), &config.sessions, move |id| revoking.revoke(id)).await?;

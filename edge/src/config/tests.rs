@@ -39,7 +39,7 @@ backend = "shop"
 fn read(text: &str) -> (Option<Config>, Vec<Problem>) {
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("signer.pem");
-    std::fs::write(&key, Signer::from_seed(&[7; 32]).to_pkcs8_pem().unwrap().as_bytes()).unwrap();
+    gatehouse_testkit::write_private(&key, &Signer::from_seed(&[7; 32]).to_pkcs8_pem().unwrap());
     let env = [("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH", key.to_str().unwrap())];
     let mut reader = Reader::new(Source::of(text, &env));
     let config = Config::read(&mut reader);

@@ -8,5 +8,6 @@ mod fakes;
 mod http;
 mod posted;
 mod kept;
+mod keys;
 mod relay;
 mod surface;
