@@ -67,7 +67,7 @@ impl Commands {
         if self.closing.is_over() {
             return Err(verdict::shutting_down());
         }
-        let session = match self.verifier.command(&request).await {
+        let session = match self.verifier.command(&request, caller.address).await {
             Ok(session) => session,
             Err(rejected) => {
                 let status = rejected.refusal.status();

@@ -20,7 +20,7 @@ mod trail;
 use std::sync::Arc;
 
 use gatehouse_chassis::{Process, audit::Recorder, ipc, members::Members, redis::Redis};
-use gatehouse_sessions::{Sessions, Verifier, door};
+use gatehouse_sessions::{Limits, Sessions, Verifier, door};
 
 pub use config::Config;
 
@@ -34,7 +34,8 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
 
     let closing = closing::Closing::new(&process);
     let trail = trail::Trail::new(recorder, metrics);
-    let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
+    let limits = Limits::start(&process, &redis, &config.sessions);
+    let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process).with_limits(limits);
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
     let commands = Arc::new(commands::Commands::new(&config, verifier.clone(), trail.clone(), metrics, closing.clone()));
     let relay = relay::Relay { verifier, pushers: Arc::clone(&pushers), trail: trail.clone() };

@@ -3,7 +3,7 @@
 //! [`Sessions`] answers who a session is, from a local cache that the session stream keeps fresh, or from Redis. [`Verifier`] decides on one request, in
 //! the contract's order. [`verdict`] holds what a client is told, [`door`] the socket it comes to.
 
-mod config;
+pub mod config;
 pub mod door;
 mod feed;
 mod limits;
@@ -14,6 +14,7 @@ pub mod verdict;
 mod verify;
 
 pub use config::Config;
+pub use limits::Limits;
 pub use store::{Session, Sessions};
 pub use verdict::Refusal;
 pub use verify::{Rejected, Verifier};

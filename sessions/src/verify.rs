@@ -1,7 +1,7 @@
 //! Decides on one request, in the order that spends least on a bad caller and lets nobody burn another's request id: shape, version, hash,
 //! freshness, session, signature, replay, rate.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use gatehouse_chassis::{Process, redis::Redis};
 use gatehouse_proto::{
@@ -10,7 +10,11 @@ use gatehouse_proto::{
 };
 use prometheus::IntCounterVec;
 
-use crate::{Config, Refusal, Session, Sessions, limits::Limits, now_ms, replay, shape};
+use crate::{
+    Config, Refusal, Session, Sessions,
+    limits::{Limits, Subject},
+    now_ms, replay, shape,
+};
 
 /// A request that was refused.
 #[derive(Clone, Debug)]
@@ -43,16 +47,28 @@ impl Verifier {
     pub fn new(sessions: Sessions, redis: Redis, config: &Config, process: &Process) -> Self {
         let failures =
             process.metrics().counters("auth_failures_total", "Requests that were refused before their route, by reason.", &["reason"]);
-        Self { sessions, redis, window: config.freshness_window, limits: Limits::new(process, config), failures }
+        Self { sessions, redis, window: config.freshness_window, limits: Limits::none(), failures }
     }
 
-    /// Whose command it is, reserved for being carried out once.
-    pub async fn command(&self, request: &ExecuteCommandRequest) -> Result<Arc<Session>, Rejected> {
+    /// Commands are limited from here on.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Whose command it is, reserved for being carried out once. `from` is the peer's address.
+    pub async fn command(&self, request: &ExecuteCommandRequest, from: Option<IpAddr>) -> Result<Arc<Session>, Rejected> {
         let decided = async {
             shape::command(request)?;
             let input = || signing::command(request);
             let session = self.authenticate(&request.device_session_id, request.timestamp_ms, input, &request.signature).await?;
-            self.admit(session, &request.request_id, true).await
+            let session = self.admit(session, &request.request_id).await?;
+            let device_session_id = session.device_session_id();
+            let subject = Subject { device_session_id, user_id: session.user_id(), message_type: &request.message_type, address: from };
+            match self.limits.take(&subject) {
+                Ok(()) => Ok(session),
+                Err(wait) => Err(Rejected { refusal: Refusal::RateLimited(wait), session: Some(session) }),
+            }
         };
         self.counted(decided.await)
     }
@@ -63,7 +79,7 @@ impl Verifier {
             shape::subscribe(request)?;
             let input = || signing::subscribe(request);
             let session = self.authenticate(&request.device_session_id, request.timestamp_ms, input, &request.signature).await?;
-            self.admit(session, &request.request_id, false).await
+            self.admit(session, &request.request_id).await
         };
         self.counted(decided.await)
     }
@@ -85,12 +101,8 @@ impl Verifier {
         if session.verifies(&input(), signature) { Ok(session) } else { Err(Refusal::Signature) }
     }
 
-    async fn admit(&self, session: Arc<Session>, request_id: &str, limited: bool) -> Result<Arc<Session>, Rejected> {
-        let admitted = async {
-            replay::reserve(&self.redis, session.device_session_id(), request_id, self.window).await?;
-            if limited { self.limits.take(session.device_session_id()).map_err(Refusal::RateLimited) } else { Ok(()) }
-        };
-        match admitted.await {
+    async fn admit(&self, session: Arc<Session>, request_id: &str) -> Result<Arc<Session>, Rejected> {
+        match replay::reserve(&self.redis, session.device_session_id(), request_id, self.window).await {
             Ok(()) => Ok(session),
             Err(refusal) => Err(Rejected { refusal, session: Some(session) }),
         }

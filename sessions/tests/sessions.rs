@@ -15,7 +15,7 @@ use gatehouse_proto::{
     session::{SessionSnapshot, Status},
     signing,
 };
-use gatehouse_sessions::{Config, Refusal, Sessions, Verifier, now_ms};
+use gatehouse_sessions::{Config, Limits, Refusal, Sessions, Verifier, now_ms};
 use gatehouse_testkit::RedisServer;
 use tokio::sync::mpsc;
 
@@ -50,7 +50,8 @@ impl Bench {
         let (sender, revoked) = mpsc::unbounded_channel();
         let on_revoked = move |id: &str| sender.send(id.to_owned()).unwrap();
         let sessions = Sessions::open(&process, redis.clone(), &config, on_revoked).await.unwrap();
-        let verifier = Verifier::new(sessions.clone(), redis, &config, &process);
+        let verifier =
+            Verifier::new(sessions.clone(), redis.clone(), &config, &process).with_limits(Limits::start(&process, &redis, &config));
         Self { server, sessions, verifier, revoked, device: Signer::from_seed(&[7; 32]) }
     }
 
@@ -94,7 +95,7 @@ impl Bench {
     }
 
     async fn verdict(&self, request: &ExecuteCommandRequest) -> Result<(), Refusal> {
-        self.verifier.command(request).await.map(|_| ()).map_err(|rejected| rejected.refusal)
+        self.verifier.command(request, None).await.map(|_| ()).map_err(|rejected| rejected.refusal)
     }
 }
 

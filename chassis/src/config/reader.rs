@@ -15,7 +15,7 @@ use super::{
 pub use key::Key;
 
 /// Every section of the file, whoever owns it: a misspelled section is refused by all.
-const SECTIONS: [&str; 18] = [
+const SECTIONS: [&str; 19] = [
     "suite",
     "listen",
     "redis",
@@ -27,6 +27,7 @@ const SECTIONS: [&str; 18] = [
     "signer",
     "sessions",
     "limits",
+    "limit",
     "push",
     "auditor",
     "spool",

@@ -5,5 +5,6 @@ mod bench;
 mod commands;
 mod fakes;
 mod http;
+mod limits;
 mod relay;
 mod surface;
