@@ -73,7 +73,7 @@ impl Commands {
         if let Some(route) = self.routes.get(&request.message_type).filter(|route| route.replay == Replay::Answer).cloned() {
             return self.execute_kept(route, request, caller, patience).await;
         }
-        let session = match self.verifier.command(&request).await {
+        let session = match self.verifier.command(&request, caller.address).await {
             Ok(session) => session,
             Err(rejected) => return self.reject(&request, &caller, rejected).await,
         };

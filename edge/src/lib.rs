@@ -21,7 +21,7 @@ mod trail;
 use std::sync::Arc;
 
 use gatehouse_chassis::{Process, audit::Recorder, connections::Public, ipc, members::Members, redis::Redis};
-use gatehouse_sessions::{Sessions, Verifier, door};
+use gatehouse_sessions::{Limits, Sessions, Verifier, door};
 
 pub use config::Config;
 
@@ -36,7 +36,8 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     config.sessions.keys.follow(&process);
     let closing = closing::Closing::new(&process);
     let trail = trail::Trail::new(recorder, metrics);
-    let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
+    let limits = Limits::start(&process, &redis, &config.sessions);
+    let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process).with_limits(limits);
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
     let backends = backends::Backends::open(process.shutdown(), metrics, &config.backends);
     let commands = Arc::new(commands::Commands::new(&config, &backends, verifier.clone(), trail.clone(), closing.clone()));

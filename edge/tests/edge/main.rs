@@ -9,5 +9,6 @@ mod http;
 mod posted;
 mod kept;
 mod keys;
+mod limits;
 mod relay;
 mod surface;
