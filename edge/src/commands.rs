@@ -70,14 +70,16 @@ impl Commands {
         let session = match self.verifier.command(&request).await {
             Ok(session) => session,
             Err(rejected) => {
-                let status = rejected.refusal.status();
-                let Some(session) = rejected.session else { return Err(status) };
-                let outcome = outcome_of(rejected.refusal);
-                return self.refuse(&request, &caller, &session, outcome, status).await;
+                let (status, outcome) = (rejected.refusal.status(), outcome_of(rejected.refusal));
+                let (cause, session) = (rejected.refusal.reason(), rejected.session.as_deref());
+                self.trail.refuse(cause, act(&request, None), &caller, session, outcome, status.code());
+                return Err(status);
             }
         };
         let Some(route) = self.routes.get(&request.message_type).cloned() else {
-            return self.refuse(&request, &caller, &session, Outcome::Denied, verdict::not_routed()).await;
+            let status = verdict::not_routed();
+            self.trail.refuse("not_routed", act(&request, None), &caller, Some(&session), Outcome::Denied, status.code());
+            return Err(status);
         };
         let this = Arc::clone(self);
         let whole = async move { this.carry_out(&route, &request, &caller, &session, patience).await };
@@ -92,6 +94,9 @@ impl Commands {
         session: &Session,
         patience: Option<Duration>,
     ) -> Result<ExecuteCommandResponse, Status> {
+        let on = Some((route.downstream.name(), "backend"));
+        let intent = || act(request, on).intent(caller, Some(session));
+        let _place = self.trail.begin(route.audit, "command", intent).await.map_err(trail::unavailable)?;
         // One deadline from the request on: what verification took is no longer there for the downstream.
         let left = patience.map_or(Duration::MAX, |patience| patience.saturating_sub(caller.since.elapsed()));
         let result = tokio::select! {
@@ -99,28 +104,12 @@ impl Commands {
             () = self.closing.last_call() => Err(route.downstream.abandon()),
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        let on = Some((route.downstream.name(), "backend"));
         let record = act(request, on).grpc(caller, session, Outcome::of(code), code);
         // The answer is signed while the record is on its way.
         let recorded = self.trail.keep(route.audit, "command", record);
         let (recorded, answer) = tokio::join!(recorded, async { result.map(|result| self.answer(request, result)) });
         recorded.map_err(trail::unavailable)?;
         answer
-    }
-
-    /// A refusal to somebody who proved who they are: recorded as what was asked for would have been.
-    async fn refuse(
-        &self,
-        request: &ExecuteCommandRequest,
-        caller: &Caller,
-        session: &Session,
-        outcome: Outcome,
-        status: Status,
-    ) -> Result<ExecuteCommandResponse, Status> {
-        let audit = self.routes.get(&request.message_type).map_or(Audit::Required, |route| route.audit);
-        let record = act(request, None).grpc(caller, session, outcome, status.code());
-        self.trail.keep(audit, "command", record).await.map_err(trail::unavailable)?;
-        Err(status)
     }
 
     fn answer(&self, request: &ExecuteCommandRequest, result: ExecuteResponse) -> ExecuteCommandResponse {

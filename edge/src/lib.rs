@@ -33,7 +33,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let members = Members::follow(&process).await;
 
     let closing = closing::Closing::new(&process);
-    let trail = trail::Trail::new(recorder, metrics);
+    let trail = trail::Trail::new(recorder, &process);
     let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
     let commands = Arc::new(commands::Commands::new(&config, verifier.clone(), trail.clone(), metrics, closing.clone()));
@@ -43,6 +43,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         auditor: ipc::channel(shared.local_socket("auditor", 0)),
         pushers,
         members,
+        trail: trail.clone(),
         instance: process.instance(),
     };
     let public = http::Door::new(&config, dependencies, &trail, metrics, closing);

@@ -18,6 +18,7 @@ on_both!(
     the_tables_refuse_every_change,
     listing_pages_and_filters,
     the_service_checks_limits_and_answers,
+    a_listing_holds_what_was_recorded_before_it_was_asked_for,
 );
 
 /// Forty records, all written.

@@ -7,3 +7,4 @@ mod fakes;
 mod http;
 mod relay;
 mod surface;
+mod trail;

@@ -1,6 +1,9 @@
 //! What a request's head says of its sender, for the trail.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
 use gatehouse_chassis::connections::Peer;
 use gatehouse_proto::{audit::MAX_TEXT_BYTES, internal::v1::AuditRecord};
@@ -24,6 +27,12 @@ impl Caller {
         // Visible ASCII, so that every cut is between characters.
         let agent = agent.map(|agent| agent[..agent.len().min(MAX_TEXT_BYTES)].to_owned());
         Self { ip: peer.map(ip), user_agent: agent, since: Instant::now() }
+    }
+
+    /// Where it comes from, if that is an address.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.ip.as_deref()?.parse().ok()
     }
 
     /// Fills in what every record of this request has.
