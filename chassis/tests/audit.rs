@@ -9,7 +9,10 @@ use gatehouse_chassis::{
     redis::Redis,
     sockets::Inherited,
 };
-use gatehouse_proto::{ids::StreamId, internal::v1::AuditBatch};
+use gatehouse_proto::{
+    ids::StreamId,
+    internal::v1::{AuditBatch, AuditRecord},
+};
 use gatehouse_testkit::RedisServer;
 use prost::Message as _;
 
@@ -30,11 +33,16 @@ fn process(server: &RedisServer, state: &Path, spool_bytes: u64) -> Process {
 
 /// The actions in the stream, in order.
 async fn recorded(redis: &Redis) -> Vec<String> {
+    records(redis).await.into_iter().map(|record| record.action).collect()
+}
+
+/// The records in the stream, in order. Batches of none are the writer's questions whether Redis takes any.
+async fn records(redis: &Redis) -> Vec<AuditRecord> {
     // The first command after a restart of Redis finds the old connection broken.
     let read = async || redis.range(&redis.key(audit::STREAM), StreamId::ZERO, LAST, 100_000).await.ok();
     let entries = until("Redis answers", read).await;
     let batches = entries.iter().map(|entry| AuditBatch::decode(entry.fields[0].1.clone()).unwrap());
-    batches.flat_map(|batch| batch.records).map(|record| record.action).collect()
+    batches.flat_map(|batch| batch.records).collect()
 }
 
 /// The same, once there are so many.

@@ -12,7 +12,11 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::Stream;
 use gatehouse_chassis::{backoff::spread, connections::Notice};
-use gatehouse_proto::{gateway::v1::SubscribeEventsRequest, ids::StreamId, internal::v1::{AttachRequest, AuditRecord}};
+use gatehouse_proto::{
+    gateway::v1::SubscribeEventsRequest,
+    ids::StreamId,
+    internal::v1::{AttachRequest, AuditRecord},
+};
 use gatehouse_sessions::{Verifier, door::Caller, verdict};
 use tonic::{Code, Status};
 
@@ -52,7 +56,14 @@ impl Relay {
             Ok(session) => session,
             Err(rejected) => {
                 let (status, outcome) = (rejected.refusal.status(), outcome_of(rejected.refusal));
-                self.trail.refuse(rejected.refusal.reason(), act(&request, None), &caller, rejected.session.as_deref(), outcome, status.code());
+                self.trail.refuse(
+                    rejected.refusal.reason(),
+                    act(&request, None),
+                    &caller,
+                    rejected.session.as_deref(),
+                    outcome,
+                    status.code(),
+                );
                 return Err(status);
             }
         };

@@ -159,7 +159,15 @@ impl Trail {
     }
 
     /// Takes a refusal for that cause, a bounded word; of a session when it has proven to be itself. Undecided is not denied.
-    pub(crate) fn refuse(&self, cause: &'static str, act: Act<'_>, caller: &Caller, session: Option<&Session>, outcome: Outcome, code: Code) {
+    pub(crate) fn refuse(
+        &self,
+        cause: &'static str,
+        act: Act<'_>,
+        caller: &Caller,
+        session: Option<&Session>,
+        outcome: Outcome,
+        code: Code,
+    ) {
         let (record, who) = match session {
             Some(session) => (act.grpc(caller, session, outcome, code), Who::Session(session.device_session_id())),
             None => {

@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn texts_are_bounded_once_by_their_producer_and_those_of_foreign_ones_by_the_auditor() {
-        let mut own = AuditRecord { user_agent: Some(format!("a\0\\{}", "é".repeat(600))), request_id: Some("r\\1".into()), ..record("a") };
+        let mut own =
+            AuditRecord { user_agent: Some(format!("a\0\\{}", "é".repeat(600))), request_id: Some("r\\1".into()), ..record("a") };
         bound(&mut own);
         let kept = own.user_agent.clone().unwrap();
         assert!(kept.len() <= MAX_TEXT_BYTES && kept.starts_with("a\\u{0}\\\\é"), "{kept}");

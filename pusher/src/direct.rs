@@ -47,7 +47,8 @@ impl Direct {
                 let status = rejected.refusal.status();
                 let word = if rejected.refusal == Refusal::StoreUnavailable { "error" } else { "denied" };
                 let record = record_of(request, caller, rejected.session.as_deref(), word, status.code());
-                let who = rejected.session.as_ref().map_or(Who::Address(caller.address()), |session| Who::Session(session.device_session_id()));
+                let who =
+                    rejected.session.as_ref().map_or(Who::Address(caller.address()), |session| Who::Session(session.device_session_id()));
                 self.denied.note(rejected.refusal.reason(), who, record);
                 return Err(status);
             }

@@ -32,7 +32,11 @@ pub use config::Config;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use gatehouse_chassis::{Process, audit::{Denied, Recorder}, redis::Redis};
+use gatehouse_chassis::{
+    Process,
+    audit::{Denied, Recorder},
+    redis::Redis,
+};
 use gatehouse_proto::internal::v1::push_server::PushServer;
 use gatehouse_sessions::{Sessions, Verifier, door};
 use tokio::sync::oneshot;

@@ -51,7 +51,8 @@ impl Denied {
     #[must_use]
     pub fn open(process: &Process, recorder: Recorder) -> Self {
         let metrics = process.metrics();
-        let refusals = metrics.counter("audit_denied_total", "Refusals that were handed to the trail, each counted in a record's event_count.");
+        let refusals =
+            metrics.counter("audit_denied_total", "Refusals that were handed to the trail, each counted in a record's event_count.");
         let groups = Arc::new(Mutex::new(Groups::new(WINDOW, KINDS)));
         let (wake, woken) = mpsc::channel(1);
         let scribe = Scribe {

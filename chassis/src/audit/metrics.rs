@@ -35,7 +35,8 @@ impl SpoolMetrics {
                 "audit_spool_oldest_timestamp_seconds",
                 "When the oldest record on the audit spool happened, in seconds since 1970; 0 when none waits.",
             ),
-            open: metrics.gauge("audit_trail_open", "1 while the trail can take a record of this process, in Redis or on disk; 0 while it cannot."),
+            open: metrics
+                .gauge("audit_trail_open", "1 while the trail can take a record of this process, in Redis or on disk; 0 while it cannot."),
         }
     }
 

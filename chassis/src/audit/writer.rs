@@ -251,7 +251,11 @@ impl Writer {
         Ok(Step { outcome: Box::pin(async move { add(&redis, &producer, &batches).await }), bytes, records })
     }
 
-    async fn end_step(&mut self, step: Option<Step>, outcome: Result<(), RedisError>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn end_step(
+        &mut self,
+        step: Option<Step>,
+        outcome: Result<(), RedisError>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         if let Err(error) = outcome {
             self.went_away(&error);
             self.tell().await;

@@ -58,10 +58,12 @@ impl Counting {
 /// An edge whose trail takes nothing: its spool is full, and the stream is none, until somebody deletes it.
 async fn without_a_trail(text: &str) -> Bench {
     let dir = dir();
-    let batch = AuditBatch { records: vec![gatehouse_proto::internal::v1::AuditRecord {
-        user_agent: Some("x".repeat((1 << 20) - 2048)),
-        ..record("command", "filler", "success")
-    }] }
+    let batch = AuditBatch {
+        records: vec![gatehouse_proto::internal::v1::AuditRecord {
+            user_agent: Some("x".repeat((1 << 20) - 2048)),
+            ..record("command", "filler", "success")
+        }],
+    }
     .encode_to_vec();
     let mut framed = u32::try_from(batch.len()).unwrap().to_le_bytes().to_vec();
     framed.extend(crc32fast::hash(&batch).to_le_bytes());
@@ -157,7 +159,10 @@ async fn an_intent_is_on_record_before_the_downstream_is_called_and_the_outcome_
     call.spawn(async move { client.execute_command(command).await.map(|_| ()) });
     entries.recv().await.unwrap();
     let intent = bench.record("r-1").await;
-    assert_eq!((intent.action.as_str(), intent.status.as_str(), intent.rbac_decision.as_deref()), ("orders.create", "success", Some("allow")));
+    assert_eq!(
+        (intent.action.as_str(), intent.status.as_str(), intent.rbac_decision.as_deref()),
+        ("orders.create", "success", Some("allow"))
+    );
     assert_eq!((intent.resource.as_deref(), intent.resource_type.as_deref()), (Some("orders"), Some("intent")));
     assert_eq!((intent.grpc_code, intent.latency_ms, intent.user_id.as_deref()), (None, None, Some("u-1")));
     opened.add_permits(1);
@@ -174,12 +179,15 @@ async fn a_flood_of_forgeries_is_few_records_that_count_each_of_them() {
     let mut bench = Bench::start(&routed_to(backend.server.address(), "")).await;
     let begun = std::time::Instant::now();
     let mut client = bench.client();
-    for i in 0..300 {
-        let mut forged = bench.command("orders.create", &format!("r-{i}"), b"");
-        forged.signature = vec![1; 64].into();
-        client.execute_command(forged).await.unwrap_err();
-    }
+    let forged = |id: &str| {
+        let command = bench.command("orders.create", id, b"");
+        gatehouse_proto::gateway::v1::ExecuteCommandRequest { signature: vec![1; 64].into(), ..command }
+    };
+    client.execute_command(forged("r-0")).await.unwrap_err();
     let first = bench.record_soon("r-0").await;
+    for i in 1..300 {
+        client.execute_command(forged(&format!("r-{i}"))).await.unwrap_err();
+    }
     assert_eq!((first.resource.as_deref(), first.resource_type.as_deref()), (Some("signature"), Some("refusal")));
     assert_eq!((first.user_id, first.device_session_id), (None, None), "nobody has proven to be that session");
     let windows = begun.elapsed().as_secs() / 10 + 1;

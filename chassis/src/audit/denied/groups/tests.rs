@@ -81,7 +81,11 @@ fn what_differs_is_left_out_and_several_actions_are_a_star() {
     groups.note(from("192.0.2.1"), other, t);
     let (_, gathered) = groups.take_due(t).remove(0);
     assert_eq!((gathered.action.as_str(), gathered.ip_address, gathered.event_count), ("*", None, 2));
-    assert_eq!((gathered.request_id.as_deref(), gathered.grpc_code.as_deref()), (Some("r-1"), Some("UNAUTHENTICATED")), "what they share stays");
+    assert_eq!(
+        (gathered.request_id.as_deref(), gathered.grpc_code.as_deref()),
+        (Some("r-1"), Some("UNAUTHENTICATED")),
+        "what they share stays"
+    );
 }
 
 #[test]
@@ -102,9 +106,15 @@ fn what_could_not_be_written_comes_with_what_was_refused_meanwhile() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Note { cause: usize, from: u32 },
+    Note {
+        cause: usize,
+        from: u32,
+    },
     /// So many seconds later what is due is written, or not.
-    Write { after: u64, fails: bool },
+    Write {
+        after: u64,
+        fails: bool,
+    },
     PutOff,
 }
 
