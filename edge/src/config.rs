@@ -99,6 +99,8 @@ pub enum Audit {
     Required,
     /// The record is handed over and may be lost when the queue is full.
     BestEffort,
+    /// As required, and nothing is carried out before another record says that it will be.
+    Intent,
 }
 
 impl FromStr for Audit {
@@ -108,7 +110,8 @@ impl FromStr for Audit {
         match text {
             "required" => Ok(Self::Required),
             "best_effort" => Ok(Self::BestEffort),
-            _ => Err("is neither required nor best_effort"),
+            "intent" => Ok(Self::Intent),
+            _ => Err("is none of required, best_effort, intent"),
         }
     }
 }

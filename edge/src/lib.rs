@@ -35,7 +35,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
 
     config.sessions.keys.follow(&process);
     let closing = closing::Closing::new(&process);
-    let trail = trail::Trail::new(recorder, metrics);
+    let trail = trail::Trail::new(recorder, &process);
     let limits = Limits::start(&process, &redis, &config.sessions);
     let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process).with_limits(limits);
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
@@ -47,6 +47,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         auditor: ipc::channel(shared.local_socket("auditor", 0)),
         pushers,
         members,
+        trail: trail.clone(),
         instance: process.instance(),
     };
     let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing);

@@ -66,7 +66,7 @@ impl Commands {
         let left = || patience.map_or(Duration::MAX, |patience| patience.saturating_sub(caller.since.elapsed()));
         let (session, claimed) = match self.verifier.claim(&request, caller.address, route.timeout.saturating_add(MARGIN)).await {
             Ok(claimed) => claimed,
-            Err(rejected) => return self.reject(&request, &caller, rejected).await,
+            Err(rejected) => return Err(self.reject(&request, &caller, &rejected)),
         };
         let found = match claimed {
             Claimed::First(claim) => Ok(Found::First(claim)),
@@ -78,7 +78,7 @@ impl Commands {
         let claim = match found {
             Ok(Found::First(claim)) => claim,
             Ok(Found::Kept(keepsake)) => return self.give_again(&route, &request, &caller, &session, keepsake).await,
-            Err(refusal) => return self.reject(&request, &caller, Rejected { refusal, session: Some(session) }).await,
+            Err(refusal) => return Err(self.reject(&request, &caller, &Rejected { refusal, session: Some(session) })),
         };
         let (this, left) = (Arc::clone(self), left());
         let whole = async move {

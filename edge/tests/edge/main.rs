@@ -12,3 +12,4 @@ mod keys;
 mod limits;
 mod relay;
 mod surface;
+mod trail;
