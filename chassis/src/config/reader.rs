@@ -15,9 +15,11 @@ use super::{
 pub use key::Key;
 
 /// Every section of the file, whoever owns it: a misspelled section is refused by all.
-const SECTIONS: [&str; 18] = [
+const SECTIONS: [&str; 21] = [
     "suite",
     "listen",
+    "connections",
+    "tls",
     "redis",
     "database",
     "shutdown",
@@ -27,6 +29,7 @@ const SECTIONS: [&str; 18] = [
     "signer",
     "sessions",
     "limits",
+    "limit",
     "push",
     "auditor",
     "spool",
