@@ -1,11 +1,14 @@
 //! The `http` socket: health, public keys, and routes to HTTP backends (CONTRACT.md §4).
 
+mod download;
 mod errors;
+mod exchange;
 mod forwarded;
 mod guard;
 mod health;
 mod proxy;
 mod routes;
+mod upload;
 mod upstream;
 
 use std::sync::Arc;
@@ -45,7 +48,7 @@ impl Door {
     pub(crate) fn new(config: &Config, dependencies: Dependencies, trail: &Trail, metrics: &Metrics, closing: Closing) -> Self {
         Self {
             table: Table::new(&config.routes),
-            proxy: Proxy::new(config, trail, closing.clone()),
+            proxy: Proxy::new(config, trail, metrics, closing.clone()),
             dependencies,
             keys: public_keys(&config.sessions.signer),
             metrics: HttpMetrics::new(metrics),

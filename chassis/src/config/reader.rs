@@ -15,7 +15,7 @@ use super::{
 pub use key::Key;
 
 /// Every section of the file, whoever owns it: a misspelled section is refused by all.
-const SECTIONS: [&str; 18] = [
+const SECTIONS: [&str; 20] = [
     "suite",
     "listen",
     "redis",
@@ -34,6 +34,8 @@ const SECTIONS: [&str; 18] = [
     "backend",
     "command",
     "route",
+    "http",
+    "tracing",
 ];
 
 /// Sections inside a section, `[limits.edge]`: who reads the outer one does not own them.

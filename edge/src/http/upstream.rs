@@ -1,22 +1,21 @@
-//! One HTTP backend: a pool of connections, and the wait for its answer's head.
+//! One HTTP backend: a pool of connections.
 
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use axum::body::Body;
 use http::{Request, Response, Uri};
-use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{Client, Error, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use tokio::{net::UnixStream, time::Instant};
+use tokio::net::UnixStream;
 
 use super::errors::Problem;
 use crate::config::{Address, Backend};
@@ -31,14 +30,13 @@ const MAX_IDLE: usize = 128;
 pub(crate) struct Upstream {
     pub(crate) name: Arc<str>,
     pub(crate) authority: Arc<str>,
-    timeout: Duration,
     client: Pool,
 }
 
 #[derive(Clone, Debug)]
 enum Pool {
-    Tcp(Client<HttpConnector, Watched>),
-    Unix(Client<UnixConnector, Watched>),
+    Tcp(Client<HttpConnector, Body>),
+    Unix(Client<UnixConnector, Body>),
 }
 
 impl Upstream {
@@ -55,72 +53,21 @@ impl Upstream {
             }
             Address::Unix(path) => Pool::Unix(builder.build(UnixConnector(path.as_path().into()))),
         };
-        Self { name: backend.name.as_str().into(), authority: backend.address.authority().into(), timeout: backend.timeout, client }
+        Self { name: backend.name.as_str().into(), authority: backend.address.authority().into(), client }
     }
 
-    /// The backend's answer, whose body is still to come. The clock runs while the backend is silent: it stands while the client still sends, for a long upload
-    /// is not the backend's slowness; a client that stops sending is told so.
+    /// The backend's answer, whose body is still to come. However long it takes: whoever asks has the clocks.
     pub(crate) async fn request(&self, request: Request<Body>) -> Result<Response<Incoming>, Problem> {
-        let progress = Arc::new(Mutex::new(Progress { at: Instant::now(), client_is_asked: false }));
-        let request = request.map(|body| Watched { body, progress: Arc::clone(&progress) });
-        let mut answer = match &self.client {
-            Pool::Tcp(client) => client.request(request),
-            Pool::Unix(client) => client.request(request),
+        let answer = match &self.client {
+            Pool::Tcp(client) => client.request(request).await,
+            Pool::Unix(client) => client.request(request).await,
         };
-        loop {
-            let last = *progress.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Ok(answer) = tokio::time::timeout_at(last.at + self.timeout, &mut answer).await {
-                return answer.map_err(|error| self.failed(&error));
-            }
-            let now = *progress.lock().unwrap_or_else(PoisonError::into_inner);
-            if now.at == last.at {
-                return Err(if now.client_is_asked { Problem::RequestTimeout } else { Problem::GatewayTimeout });
-            }
-        }
+        answer.map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &Error) -> Problem {
         tracing::debug!(backend = &*self.name, error = error as &dyn std::error::Error, "backend not reached");
         Problem::BadGateway
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Progress {
-    /// When the client's body last brought something.
-    at: Instant,
-    /// Whether it has been asked for more since.
-    client_is_asked: bool,
-}
-
-/// A request's body that notes how it gets on.
-#[derive(Debug)]
-struct Watched {
-    body: Body,
-    progress: Arc<Mutex<Progress>>,
-}
-
-impl http_body::Body for Watched {
-    type Data = bytes::Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        progress.client_is_asked = polled.is_pending();
-        if polled.is_ready() {
-            progress.at = Instant::now();
-        }
-        drop(progress);
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -4,6 +4,9 @@
 mod bench;
 mod commands;
 mod fakes;
+mod forward;
 mod http;
 mod relay;
+mod stalls;
 mod surface;
+mod wire;
