@@ -74,10 +74,6 @@ fn each_mistake_is_named_at_its_place() {
             "gateway.toml:15: command[1].backend: `order`: unknown backend; did you mean `orders`?",
         ),
         (
-            with("backend = \"orders\"", "backend = \"shop\""),
-            "gateway.toml:15: command[1].backend: `shop` speaks http, and grpc is needed here",
-        ),
-        (
             with("prefix = \"/shop/\"\nbackend = \"shop\"", "prefix = \"/shop/\"\nbackend = \"orders\""),
             "gateway.toml:25: route[1].backend: `orders` speaks grpc, and http is needed here",
         ),

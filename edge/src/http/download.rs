@@ -13,11 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use prometheus::{IntCounter, IntCounterVec};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{
-    forwarded::strip_hop,
-    upload::{Progress, Turn},
-};
-use crate::config::Transfer;
+use super::{forwarded::strip_hop, upload::Watch};
+use crate::{backends::Turn, config::Transfer};
 
 /// `http_answers_cut_total{backend,reason}`.
 #[derive(Clone, Debug)]
@@ -50,12 +47,12 @@ pub(super) struct Download<B> {
     /// Since when the client has waited for more.
     waiting: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
-    upload: Progress,
+    upload: Watch,
     cuts: CutsOf,
 }
 
 impl<B> Download<B> {
-    pub(super) fn new(body: B, limits: Transfer, upload: Progress, cuts: CutsOf) -> Self {
+    pub(super) fn new(body: B, limits: Transfer, upload: Watch, cuts: CutsOf) -> Self {
         Self { body, limits, waiting: None, timer: None, upload, cuts }
     }
 
@@ -64,7 +61,7 @@ impl<B> Download<B> {
         let now = Instant::now();
         let waiting = *self.waiting.get_or_insert(now);
         loop {
-            let (turn, since) = self.upload.turn();
+            let (turn, since) = self.upload.progress.turn();
             let silent_since = if turn == Turn::Client { now } else { waiting.max(since) };
             let due = silent_since + self.limits.read_timeout;
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));

@@ -12,15 +12,15 @@ use super::{
     REQUEST_ID,
     download::{Cuts, CutsOf, Download},
     errors::Problem,
-    exchange,
     forwarded::{Seen, strip_hop, to_backend},
     upload::Upload,
     upstream::Upstream,
 };
 use crate::{
+    backends::{Backends, Clock},
     closing::Closing,
     commands::to_the_end,
-    config::{AUTH_PREFIX, Audit, Backend, Config, Protocol, Route, Transfer},
+    config::{AUTH_PREFIX, Audit, Backend, Config, Route, Transfer},
     trail::{Act, Outcome, Trail},
 };
 
@@ -45,9 +45,9 @@ struct Forward {
 }
 
 impl Proxy {
-    pub(crate) fn new(config: &Config, trail: &Trail, metrics: &Metrics, closing: Closing) -> Self {
+    pub(crate) fn new(config: &Config, backends: &Backends, trail: &Trail, metrics: &Metrics, closing: Closing) -> Self {
         let cuts = Cuts::new(metrics);
-        let upstream = |backend: &Backend| (backend.protocol == Protocol::Http).then(|| Upstream::new(backend));
+        let upstream = |backend: &Backend| backends.get(&backend.name).map(Upstream::new);
         let upstreams: Vec<_> = config.backends.iter().map(upstream).collect();
         let forward = |backend: usize, prefix: &str, strip_prefix, audit, timeout, transfer| {
             let upstream = upstreams.get(backend)?.clone()?;
@@ -98,7 +98,7 @@ impl Forward {
         let seen = Seen { peer, asked: asked.as_deref(), scheme: "http" };
         to_backend(&mut parts.headers, seen, &self.upstream.authority);
         let uri = self.target(&parts)?;
-        let (upload, progress) = Upload::new(body, self.transfer);
+        let (upload, watch) = Upload::new(body, self.transfer);
         let mut request = Request::new(Body::new(upload));
         *request.method_mut() = parts.method;
         *request.uri_mut() = uri;
@@ -108,7 +108,8 @@ impl Forward {
         if let Ok(value) = HeaderValue::from_str(request_id) {
             request.headers_mut().insert(REQUEST_ID, value);
         }
-        let answer = exchange::head(self.upstream.request(request), &progress, self.timeout, &self.transfer).await?;
+        let clock = Clock::new(watch.progress.clone(), self.timeout, &self.transfer);
+        let answer = self.upstream.request(request, &clock).await.map_err(|problem| watch.fault().unwrap_or(problem))?;
         let (mut parts, body) = answer.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked it to.
@@ -116,7 +117,7 @@ impl Forward {
         }
         strip_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
-        Ok(Response::from_parts(parts, Body::new(Download::new(body, self.transfer, progress, self.cuts.clone()))))
+        Ok(Response::from_parts(parts, Body::new(Download::new(body, self.transfer, watch, self.cuts.clone()))))
     }
 
     fn target(&self, parts: &Parts) -> Result<Uri, Problem> {

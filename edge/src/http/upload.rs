@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -12,63 +12,28 @@ use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{errors::Problem, forwarded::strip_hop};
-use crate::config::Transfer;
+use crate::{
+    backends::{Progress, Turn},
+    config::Transfer,
+};
 
-/// Whose turn it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// The client was asked for more, and has not sent it.
-    Client,
-    /// The backend has not asked for what is there.
-    Backend,
-    /// Nobody's: all of it was taken, or it is not wanted any more.
-    Over,
-}
-
-/// How an upload gets on; clones share it.
+/// How an upload gets on, and what ended it.
 #[derive(Clone, Debug)]
-pub(super) struct Progress(Arc<Mutex<State>>);
-
-#[derive(Clone, Copy, Debug)]
-struct State {
-    turn: Turn,
-    since: Instant,
-    fault: Option<Problem>,
+pub(super) struct Watch {
+    pub(super) progress: Progress,
+    fault: Arc<OnceLock<Problem>>,
 }
 
-impl Progress {
-    fn new(turn: Turn) -> Self {
-        Self(Arc::new(Mutex::new(State { turn, since: Instant::now(), fault: None })))
-    }
-
-    /// Whose turn it is, and since when.
-    pub(super) fn turn(&self) -> (Turn, Instant) {
-        let state = self.state();
-        (state.turn, state.since)
-    }
-
+impl Watch {
     /// What the client did wrong, if that is what ended it.
     pub(super) fn fault(&self) -> Option<Problem> {
-        self.state().fault
-    }
-
-    fn pass_to(&self, turn: Turn) -> Instant {
-        let mut state = self.state();
-        // Each part that was taken begins a new wait; to ask the client once more does not.
-        if state.turn != turn || turn == Turn::Backend {
-            (state.turn, state.since) = (turn, Instant::now());
-        }
-        state.since
+        self.fault.get().copied()
     }
 
     fn fail(&self, fault: Problem) -> axum::Error {
-        let mut state = self.state();
-        (state.turn, state.since, state.fault) = (Turn::Over, Instant::now(), Some(fault));
+        let _first = self.fault.set(fault);
+        self.progress.pass_to(Turn::Over);
         axum::Error::new(Unfinished(fault))
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,14 +49,14 @@ pub(super) struct Upload {
     limits: Transfer,
     taken: u64,
     timer: Option<Pin<Box<Sleep>>>,
-    progress: Progress,
+    watch: Watch,
 }
 
 impl Upload {
-    pub(super) fn new(body: Body, limits: Transfer) -> (Self, Progress) {
+    pub(super) fn new(body: Body, limits: Transfer) -> (Self, Watch) {
         let turn = if http_body::Body::is_end_stream(&body) { Turn::Over } else { Turn::Backend };
-        let progress = Progress::new(turn);
-        (Self { body, limits, taken: 0, timer: None, progress: progress.clone() }, progress)
+        let watch = Watch { progress: Progress::new(turn), fault: Arc::default() };
+        (Self { body, limits, taken: 0, timer: None, watch: watch.clone() }, watch)
     }
 
     /// Whether a client that was asked at `since` has been silent for too long.
@@ -108,14 +73,14 @@ impl Upload {
         if let Some(data) = frame.data_ref() {
             self.taken = self.taken.saturating_add(data.len() as u64);
             if self.taken > self.limits.max_body_bytes {
-                return Err(self.progress.fail(Problem::BodyTooLarge));
+                return Err(self.watch.fail(Problem::BodyTooLarge));
             }
         }
         if let Some(trailers) = frame.trailers_mut() {
             strip_hop(trailers);
         }
         let last = frame.is_trailers() || http_body::Body::is_end_stream(&self.body);
-        self.progress.pass_to(if last { Turn::Over } else { Turn::Backend });
+        self.watch.progress.pass_to(if last { Turn::Over } else { Turn::Backend });
         Ok(frame)
     }
 }
@@ -126,9 +91,9 @@ impl http_body::Body for Upload {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let Poll::Ready(polled) = Pin::new(&mut self.body).poll_frame(cx) else {
-            let since = self.progress.pass_to(Turn::Client);
+            let since = self.watch.progress.pass_to(Turn::Client);
             if self.is_overdue(since, cx) {
-                return Poll::Ready(Some(Err(self.progress.fail(Problem::RequestTimeout))));
+                return Poll::Ready(Some(Err(self.watch.fail(Problem::RequestTimeout))));
             }
             return Poll::Pending;
         };
@@ -136,10 +101,10 @@ impl http_body::Body for Upload {
             Some(Ok(frame)) => Some(self.pass(frame)),
             Some(Err(error)) => {
                 tracing::debug!(%error, "a request's body cannot be read");
-                Some(Err(self.progress.fail(Problem::BadRequest("the request's body is malformed or incomplete"))))
+                Some(Err(self.watch.fail(Problem::BadRequest("the request's body is malformed or incomplete"))))
             }
             None => {
-                self.progress.pass_to(Turn::Over);
+                self.watch.progress.pass_to(Turn::Over);
                 None
             }
         })
@@ -156,6 +121,6 @@ impl http_body::Body for Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        self.progress.pass_to(Turn::Over);
+        self.watch.progress.pass_to(Turn::Over);
     }
 }
