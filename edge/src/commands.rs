@@ -65,7 +65,10 @@ impl Commands {
         if self.closing.is_over() {
             return Err(verdict::shutting_down());
         }
-        let session = match self.verifier.command(&request).await {
+        let verifying = caller.trace.step("verify");
+        let verified = self.verifier.command(&request).await;
+        drop(verifying);
+        let session = match verified {
             Ok(session) => session,
             Err(rejected) => {
                 let status = rejected.refusal.status();
@@ -92,16 +95,19 @@ impl Commands {
     ) -> Result<ExecuteCommandResponse, Status> {
         // One deadline from the request on: what verification took is no longer there for the downstream.
         let left = patience.map(|patience| patience.saturating_sub(caller.since.elapsed()));
-        let call = Call { command: request, session, path: route.path.as_ref(), idempotent: route.idempotent };
+        let (path, tracestate) = (route.path.as_ref(), caller.trace.state());
+        let call = Call { command: request, session, path, idempotent: route.idempotent, tracestate };
+        let calling = caller.trace.call(route.backend.name());
         let result = tokio::select! {
             result = route.backend.execute(&call, Deadline::new(route.timeout, left)) => result.map_err(Failure::into_status),
             () = self.closing.last_call() => Err(route.backend.abandon()),
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        calling.end_with(code);
         let on = Some((route.backend.name(), "backend"));
         let record = act(request, on).grpc(caller, session, Outcome::of(code), code);
         // The answer is signed while the record is on its way.
-        let recorded = self.trail.keep(route.audit, "command", record);
+        let recorded = caller.trace.step("audit").around(self.trail.keep(route.audit, "command", record));
         let (recorded, answer) = tokio::join!(recorded, async { result.map(|result| self.answer(request, result)) });
         recorded.map_err(trail::unavailable)?;
         answer

@@ -19,12 +19,20 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use gatehouse_chassis::metrics::Metrics;
+use gatehouse_chassis::{connections::Peer, metrics::Metrics, telemetry::trace::Trace};
 use gatehouse_proto::keys::Signer;
+use gatehouse_sessions::door::ip;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::{backends::Backends, closing::Closing, config::Config, metrics::HttpMetrics, trail::Trail};
+use crate::{
+    backends::Backends,
+    closing::Closing,
+    config::Config,
+    metrics::{HttpMetrics, method_name},
+    requests::{Asked, End, Requests, Running},
+    trail::Trail,
+};
 use errors::Problem;
 pub(crate) use health::Dependencies;
 use proxy::Proxy;
@@ -41,6 +49,7 @@ pub(crate) struct Door {
     keys: Bytes,
     metrics: HttpMetrics,
     closing: Closing,
+    requests: Arc<Requests>,
 }
 
 impl Door {
@@ -51,6 +60,7 @@ impl Door {
         trail: &Trail,
         metrics: &Metrics,
         closing: Closing,
+        requests: Arc<Requests>,
     ) -> Self {
         Self {
             table: Table::new(&config.routes),
@@ -59,6 +69,7 @@ impl Door {
             keys: public_keys(&config.sessions.signer),
             metrics: HttpMetrics::new(metrics),
             closing,
+            requests,
         }
     }
 
@@ -87,6 +98,19 @@ impl Door {
         }
     }
 
+    /// The guard by which the request is told of. What the edge answers itself belongs to no trace.
+    fn told(&self, place: &Place, request: &mut Request, label: &str, request_id: &str) -> Running {
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0).map(ip);
+        let asked = Asked { kind: "http", route: label, request_id, session: None, ip: peer.as_deref() };
+        if !matches!(place, Place::Auth | Place::Route(_)) {
+            return self.requests.begin(Trace::default(), "", asked);
+        }
+        let trace = self.requests.trace("", request.headers());
+        request.extensions_mut().insert(trace.clone());
+        let method = method_name(request.method());
+        self.requests.begin(trace, &format!("{method} {label}"), asked)
+    }
+
     async fn own(&self, own: Own) -> Response {
         let status = |good| if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let draining = self.closing.shutdown().is_draining();
@@ -102,11 +126,13 @@ impl Door {
     }
 }
 
-async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response {
+async fn answer(State(door): State<Arc<Door>>, mut request: Request) -> Response {
     let request_id = request_id(request.headers());
     let path = request.uri().path();
     let place = door.table.place(path);
-    let counted = door.metrics.begin(door.table.label(&place, path), request.method());
+    let label = door.table.label(&place, path);
+    let counted = door.metrics.begin(Arc::clone(&label), request.method());
+    let running = door.told(&place, &mut request, &label, &request_id);
     let head = *request.method() == Method::HEAD;
     let mut response = door.respond(&place, request, &request_id).await.unwrap_or_else(|problem| problem.response(&request_id));
     if head {
@@ -116,6 +142,7 @@ async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     counted.end(response.status());
+    running.end(End::Http(response.status()));
     response
 }
 

@@ -16,6 +16,7 @@ mod gateway;
 mod http;
 mod metrics;
 mod relay;
+mod requests;
 mod trail;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let members = Members::follow(&process).await;
 
     let closing = closing::Closing::new(&process);
+    let requests = Arc::new(requests::Requests::new(&process));
     let trail = trail::Trail::new(recorder, metrics);
     let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
@@ -47,8 +49,8 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         members,
         instance: process.instance(),
     };
-    let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing);
-    let gateway = door::router(&process, gateway::Door { commands, relay }).await?;
+    let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing, Arc::clone(&requests));
+    let gateway = door::router(&process, gateway::Door { commands, relay, requests }).await?;
 
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);
     process.serve_local_until_drain(|routes| routes)?;

@@ -70,7 +70,7 @@ impl Tracer {
             }
             (Some(recording), given) => Some(recording.standing(given, state)),
         };
-        Trace(Arc::new(Inner { standing, asked: OnceLock::new() }))
+        Trace(Some(Arc::new(Inner { standing, asked: OnceLock::new() })))
     }
 }
 
@@ -85,8 +85,8 @@ impl Recording {
 }
 
 /// The trace of one request, and what is noted of it on the way; clones share it.
-#[derive(Clone, Debug)]
-pub struct Trace(Arc<Inner>);
+#[derive(Clone, Debug, Default)]
+pub struct Trace(Option<Arc<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
@@ -106,29 +106,23 @@ struct Standing {
     feed: Option<Feed>,
 }
 
-impl Default for Trace {
-    fn default() -> Self {
-        Self(Arc::new(Inner { standing: None, asked: OnceLock::new() }))
-    }
-}
-
 impl Trace {
     /// The trace's id as 32 digits, where there is a trace.
     #[must_use]
     pub fn id(&self) -> Option<String> {
-        self.0.standing.as_ref().map(|standing| standing.context.trace_id())
+        self.standing().map(|standing| standing.context.trace_id())
     }
 
     /// `traceparent` for whoever is asked on behalf of this request.
     #[must_use]
     pub fn outgoing(&self) -> Option<String> {
-        self.0.standing.as_ref().map(|standing| standing.context.at(standing.outgoing).to_string())
+        self.standing().map(|standing| standing.context.at(standing.outgoing).to_string())
     }
 
     /// `tracestate` to go with it.
     #[must_use]
     pub fn state(&self) -> Option<&str> {
-        self.0.standing.as_ref()?.state.as_deref()
+        self.standing()?.state.as_deref()
     }
 
     /// Puts both into the head of a request, in the place of what is there.
@@ -157,7 +151,7 @@ impl Trace {
     #[must_use]
     pub fn call(&self, backend: &str) -> Span {
         // The first is the one that the request was for.
-        let _noted = self.0.asked.set(backend.to_owned());
+        let _noted = self.0.as_ref().map(|inner| inner.asked.set(backend.to_owned()));
         let mut span = self.span(|standing| (Some(standing.context.span_id), standing.outgoing), span::Kind::Client, "downstream");
         span.set("gatehouse.backend", backend);
         span
@@ -166,11 +160,15 @@ impl Trace {
     /// Who was asked on behalf of this request.
     #[must_use]
     pub fn asked(&self) -> Option<&str> {
-        self.0.asked.get().map(String::as_str)
+        self.0.as_ref()?.asked.get().map(String::as_str)
+    }
+
+    fn standing(&self) -> Option<&Standing> {
+        self.0.as_ref()?.standing.as_ref()
     }
 
     fn span(&self, ids: impl FnOnce(&Standing) -> (Option<[u8; 8]>, [u8; 8]), kind: span::Kind, name: &str) -> Span {
-        let recorded = self.0.standing.as_ref().and_then(|standing| Some((standing, standing.feed.as_ref()?)));
+        let recorded = self.standing().and_then(|standing| Some((standing, standing.feed.as_ref()?)));
         let Some((standing, feed)) = recorded else { return Span::default() };
         let (parent, id) = ids(standing);
         let state = standing.state.clone().unwrap_or_default();

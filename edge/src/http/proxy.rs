@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{body::Body, extract::Request, response::Response};
-use gatehouse_chassis::{connections::Peer, metrics::Metrics};
+use gatehouse_chassis::{connections::Peer, metrics::Metrics, telemetry::trace::Trace};
 use gatehouse_sessions::door::Caller;
 use http::{HeaderValue, StatusCode, Uri, Version, request::Parts, uri::PathAndQuery};
 use http_body::Body as _;
@@ -77,14 +77,20 @@ impl Proxy {
 impl Forward {
     async fn answer(&self, request: Request, request_id: &str, closing: &Closing) -> Result<Response, Problem> {
         let caller = Caller::of(request.extensions(), request.headers());
+        let mut calling = caller.trace.call(&self.upstream.name);
         let answer = tokio::select! {
             answer = self.pass_on(request, request_id) => answer,
             () = closing.last_call() => Err(Problem::ShuttingDown),
         };
         let status = answer.as_ref().map_or_else(|problem| problem.status(), Response::status);
+        calling.set("http.response.status_code", i64::from(status.as_u16()));
+        if status.is_server_error() {
+            calling.fail();
+        }
+        drop(calling);
         let on = Some((&*self.upstream.name, "backend"));
         let record = Act { action_type: "http", action: &self.prefix, request_id, on }.http(&caller, outcome(status), status);
-        self.trail.keep(self.audit, "http", record).await?;
+        caller.trace.step("audit").around(self.trail.keep(self.audit, "http", record)).await?;
         answer
     }
 
@@ -98,6 +104,7 @@ impl Forward {
         let seen = Seen { peer, asked: asked.as_deref(), scheme: "http" };
         to_backend(&mut parts.headers, seen, &self.upstream.authority);
         let uri = self.target(&parts)?;
+        parts.extensions.remove::<Trace>().unwrap_or_default().inject(&mut parts.headers);
         let (upload, watch) = Upload::new(body, self.transfer);
         let mut request = Request::new(Body::new(upload));
         *request.method_mut() = parts.method;

@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod bench;
+mod collector;
 mod commands;
 mod fakes;
 mod forward;
 mod http;
+mod lines;
 mod relay;
 mod stalls;
 mod surface;
+mod traces;
 mod wire;

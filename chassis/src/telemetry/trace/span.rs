@@ -1,6 +1,9 @@
 //! One part of a trace, recorded when it is dropped, however it came to that. What a client sent is cut to a length that a collector can bear.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    future::Future,
+    time::{Instant, SystemTime},
+};
 
 use super::{context::Context, export::Feed};
 
@@ -89,6 +92,21 @@ impl Span {
             && open.record.attributes.len() < MAX_ATTRIBUTES
         {
             open.record.attributes.push((name, value.into()));
+        }
+    }
+
+    /// It covers what is waited for, and no more.
+    pub async fn around<T>(self, work: impl Future<Output = T>) -> T {
+        let done = work.await;
+        drop(self);
+        done
+    }
+
+    /// It ends, with a gRPC status.
+    pub fn end_with(mut self, code: tonic::Code) {
+        self.set("rpc.grpc.status_code", i64::from(i32::from(code)));
+        if code != tonic::Code::Ok {
+            self.fail();
         }
     }
 
