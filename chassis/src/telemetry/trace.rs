@@ -136,19 +136,16 @@ impl Trace {
     }
 
     /// The whole of the request, as this process served it. At most one for each trace.
-    #[must_use]
     pub fn serve(&self, name: &str) -> Span {
         self.span(|standing| (standing.parent, standing.context.span_id), span::Kind::Server, name)
     }
 
     /// A part of the work.
-    #[must_use]
     pub fn step(&self, name: &'static str) -> Span {
         self.span(|standing| (Some(standing.context.span_id), new_span_id()), span::Kind::Internal, name)
     }
 
     /// The call to whoever is asked; [`Trace::asked`] tells who it was. At most one for each trace.
-    #[must_use]
     pub fn call(&self, backend: &str) -> Span {
         // The first is the one that the request was for.
         let _noted = self.0.as_ref().map(|inner| inner.asked.set(backend.to_owned()));

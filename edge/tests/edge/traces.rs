@@ -170,3 +170,16 @@ async fn a_collector_that_hangs_holds_up_neither_requests_nor_the_drain() {
     assert_eq!(dropped(&bench, "collector"), 80, "all of them, counted");
     drop(held);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_the_collector_does_not_answer_in_time_is_given_up() {
+    let (collector, server) = (Backend::listen().await, echo());
+    for protocol in ["grpc", "http"] {
+        let more = format!("otlp_protocol = \"{protocol}\"\nexport_timeout = \"100ms\"");
+        let bench = Bench::start(&(routed_to(server.address(), "") + &section(collector.address(), &more))).await;
+        bench.client().execute_command(bench.command("orders.create", "r-1", b"{}")).await.unwrap();
+        let held = collector.accept().await;
+        until("it is counted", async || (dropped(&bench, "collector") == 4).then_some(())).await;
+        drop(held);
+    }
+}

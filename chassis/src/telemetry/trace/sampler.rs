@@ -23,7 +23,7 @@ impl Sampler {
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a ratio, of 56 bits")]
 fn threshold(ratio: f64) -> u64 {
-    (ratio.clamp(0.0, 1.0) * (1_u64 << 56) as f64) as u64
+    (ratio.clamp(0.0, 1.0) * f64::from(2).powi(56)) as u64
 }
 
 #[cfg(test)]
