@@ -6,7 +6,10 @@ mod transfer;
 
 use std::{str::FromStr, time::Duration};
 
-use gatehouse_chassis::config::{Config as Read, Reader};
+use gatehouse_chassis::{
+    config::{Config as Read, Reader},
+    connections,
+};
 use gatehouse_proto::limits::MAX_ID_BYTES;
 use http::uri::PathAndQuery;
 
@@ -34,6 +37,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[auth]`: where `/api/v1/public/auth/*` goes.
     pub auth: Option<Auth>,
+    /// `[connections]`, `[tls]`.
+    pub connections: connections::Config,
 }
 
 /// One `[[command]]`.
@@ -104,6 +109,7 @@ impl FromStr for Audit {
 
 impl Read for Config {
     fn read(reader: &mut Reader) -> Option<Self> {
+        let connections = connections::Config::read(reader);
         let sessions = gatehouse_sessions::Config::read(reader);
         let backends = Backends::read(reader);
         let commands = commands(reader, &backends);
@@ -111,7 +117,7 @@ impl Read for Config {
         let routes = routes(reader, &backends, transfer);
         let auth = auth(reader, &backends, transfer);
         let whole = backends.read.into_iter().collect::<Option<Vec<_>>>();
-        Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth })
+        Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth, connections: connections? })
     }
 }
 

@@ -17,7 +17,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::{
     commands::Commands,
     relay::Relay,
-    requests::{Asked, End, Requests},
+    requests::{Asked, End, Requests, certificate},
 };
 
 /// What the authenticated listener serves.
@@ -41,6 +41,7 @@ impl Gateway for Door {
             request_id: &command.request_id,
             session: Some(&command.device_session_id),
             ip: caller.ip(),
+            certificate: certificate(&extensions),
         };
         let running = self.requests.begin(trace.clone(), "gateway.v1.Gateway/ExecuteCommand", asked);
         // One that is too long is left for the verdict on it.
@@ -69,6 +70,7 @@ impl Gateway for Door {
             request_id: &subscribe.request_id,
             session: Some(&subscribe.device_session_id),
             ip: caller.ip(),
+            certificate: certificate(&extensions),
         };
         // Of a stream, its opening is told.
         let running = self.requests.begin(trace.clone(), "gateway.v1.Gateway/SubscribeEvents", asked);

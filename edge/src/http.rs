@@ -30,7 +30,7 @@ use crate::{
     closing::Closing,
     config::Config,
     metrics::{HttpMetrics, method_name},
-    requests::{Asked, End, Requests, Running},
+    requests::{Asked, End, Requests, Running, certificate},
     trail::Trail,
 };
 use errors::Problem;
@@ -101,7 +101,14 @@ impl Door {
     /// The guard by which the request is told of. What the edge answers itself belongs to no trace.
     fn told(&self, place: &Place, request: &mut Request, label: &str, request_id: &str) -> Running {
         let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0).map(ip);
-        let asked = Asked { kind: "http", route: label, request_id, session: None, ip: peer.as_deref() };
+        let asked = Asked {
+            kind: "http",
+            route: label,
+            request_id,
+            session: None,
+            ip: peer.as_deref(),
+            certificate: certificate(request.extensions()),
+        };
         if !matches!(place, Place::Auth | Place::Route(_)) {
             return self.requests.begin(Trace::default(), "", asked);
         }

@@ -21,7 +21,7 @@ mod trail;
 
 use std::sync::Arc;
 
-use gatehouse_chassis::{Process, audit::Recorder, ipc, members::Members, redis::Redis};
+use gatehouse_chassis::{Process, audit::Recorder, connections::Public, ipc, members::Members, redis::Redis};
 use gatehouse_sessions::{Sessions, Verifier, door};
 
 pub use config::Config;
@@ -52,11 +52,12 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing, Arc::clone(&requests));
     let gateway = door::router(&process, gateway::Door { commands, relay, requests }).await?;
 
+    let listeners = Public::open(&process, &config.connections)?;
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);
     process.serve_local_until_drain(|routes| routes)?;
 
-    process.serve("grpc", grpc, gateway);
-    process.serve("http", http, public.router());
+    listeners.serve("grpc", grpc, gateway);
+    listeners.serve("http", http, public.router());
     process.ready().await;
     process.until_drain().await;
     Ok(())

@@ -12,6 +12,7 @@ use std::{
 
 use gatehouse_chassis::{
     Process,
+    connections::{Fingerprint, Secured},
     telemetry::{
         rate::AtMost,
         trace::{Span, Trace, Tracer},
@@ -43,6 +44,13 @@ pub(crate) struct Asked<'a> {
     pub(crate) request_id: &'a str,
     pub(crate) session: Option<&'a str>,
     pub(crate) ip: Option<&'a str>,
+    /// Of the client's certificate, which was verified.
+    pub(crate) certificate: Option<Fingerprint>,
+}
+
+/// Whose certificate a request came with.
+pub(crate) fn certificate(extensions: &http::Extensions) -> Option<Fingerprint> {
+    extensions.get::<Secured>().and_then(|secured| secured.client)
 }
 
 /// How it came out.
@@ -111,6 +119,7 @@ impl Requests {
             request_id: id(asked.request_id),
             session: asked.session.map(id),
             ip: asked.ip.map(str::to_owned),
+            certificate: asked.certificate,
             begun: Instant::now(),
             end: End::Left,
             trace,
@@ -138,6 +147,7 @@ pub(crate) struct Running {
     request_id: String,
     session: Option<String>,
     ip: Option<String>,
+    certificate: Option<Fingerprint>,
     begun: Instant,
     end: End,
     trace: Trace,
@@ -158,6 +168,7 @@ impl Running {
         }
         let (status, latency_ms) = (self.end.word(), u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         let (session, ip, backend, trace_id) = (self.session.as_deref(), self.ip.as_deref(), self.trace.asked(), self.trace.id());
+        let certificate = self.certificate.map(|certificate| certificate.to_string());
         macro_rules! line {
             ($level:expr, $($more:tt)*) => {
                 tracing::event!(
@@ -170,6 +181,7 @@ impl Running {
                     session.id = session,
                     backend.name = backend,
                     client.ip = ip,
+                    client.certificate = certificate,
                     trace.id = trace_id,
                     $($more)*
                 )

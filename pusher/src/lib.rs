@@ -32,7 +32,7 @@ pub use config::Config;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use gatehouse_chassis::{Process, audit::Recorder, redis::Redis};
+use gatehouse_chassis::{Process, audit::Recorder, connections::Public, redis::Redis};
 use gatehouse_proto::internal::v1::push_server::PushServer;
 use gatehouse_sessions::{Sessions, Verifier, door};
 use tokio::sync::oneshot;
@@ -72,7 +72,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         Some(listener) => {
             let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
             let direct = Direct::new(attach.clone(), verifier, Recorder::open(&process, redis)?, process.shutdown().clone());
-            Some((listener, door::router(&process, direct).await?))
+            Some((Public::open(&process, &config.connections)?, listener, door::router(&process, direct).await?))
         }
     };
     process.serve_local_until_drain(|routes| routes.add_service(PushServer::new(attach)))?;
@@ -88,8 +88,8 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         () = process.until_drain() => false,
     };
     if began {
-        if let Some((listener, router)) = public {
-            process.serve("push", listener, router);
+        if let Some((listeners, listener, router)) = public {
+            listeners.serve("push", listener, router);
         }
         process.ready().await;
         process.until_drain().await;

@@ -3,7 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{body::Body, extract::Request, response::Response};
-use gatehouse_chassis::{connections::Peer, metrics::Metrics, telemetry::trace::Trace};
+use gatehouse_chassis::{
+    connections::{Peer, Secured},
+    metrics::Metrics,
+    telemetry::trace::Trace,
+};
 use gatehouse_sessions::door::Caller;
 use http::{HeaderValue, StatusCode, Uri, Version, request::Parts, uri::PathAndQuery};
 use http_body::Body as _;
@@ -101,7 +105,8 @@ impl Forward {
         }
         let peer = parts.extensions.get::<Peer>().and_then(|peer| peer.0);
         let asked = parts.uri.authority().map(|authority| authority.as_str().to_owned());
-        let seen = Seen { peer, asked: asked.as_deref(), scheme: "http" };
+        let scheme = if parts.extensions.get::<Secured>().is_some() { "https" } else { "http" };
+        let seen = Seen { peer, asked: asked.as_deref(), scheme };
         to_backend(&mut parts.headers, seen, &self.upstream.authority);
         let uri = self.target(&parts)?;
         parts.extensions.remove::<Trace>().unwrap_or_default().inject(&mut parts.headers);

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod bench;
+mod circuit;
 mod collector;
 mod commands;
 mod fakes;
 mod forward;
 mod http;
 mod lines;
+mod posted;
 mod relay;
 mod stalls;
 mod surface;
