@@ -52,6 +52,8 @@ pub struct Command {
     pub timeout: Duration,
     /// `audit`; required unless given.
     pub audit: Audit,
+    /// `replay`: what a request id gets that was used before; refuse unless given.
+    pub replay: Replay,
     /// `idempotent`: it may be carried out twice, so that it is sent again when nobody knows what became of it. Default false.
     pub idempotent: bool,
     /// `path`: where an HTTP backend takes it; the backend's unless given.
@@ -86,6 +88,27 @@ pub struct Auth {
     pub transfer: Transfer,
 }
 
+/// What a command gets whose request id was used before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// It is refused.
+    Refuse,
+    /// A retry with the same envelope gets the first one's answer, which is kept for it.
+    Answer,
+}
+
+impl FromStr for Replay {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "answer" => Ok(Self::Answer),
+            _ => Err("is neither refuse nor answer"),
+        }
+    }
+}
+
 /// What an answer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audit {
@@ -93,6 +116,8 @@ pub enum Audit {
     Required,
     /// The record is handed over and may be lost when the queue is full.
     BestEffort,
+    /// As required, and nothing is carried out before another record says that it will be.
+    Intent,
 }
 
 impl FromStr for Audit {
@@ -102,7 +127,8 @@ impl FromStr for Audit {
         match text {
             "required" => Ok(Self::Required),
             "best_effort" => Ok(Self::BestEffort),
-            _ => Err("is neither required nor best_effort"),
+            "intent" => Ok(Self::Intent),
+            _ => Err("is none of required, best_effort, intent"),
         }
     }
 }
@@ -129,6 +155,7 @@ fn commands(reader: &mut Reader, backends: &Backends) -> Vec<Command> {
         let backend = backend.and_then(|name| backends.named(section, &name, None));
         let timeout = timeout(section, "timeout", backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
         let audit = section.key("audit").or(Audit::Required);
+        let replay = section.key("replay").or(Replay::Refuse);
         let idempotent = section.key("idempotent").or(false);
         let path = path(section, "path");
         if path.is_some() && backend.and_then(|backend| backends.protocol_of(backend)) == Some(Protocol::Grpc) {
@@ -142,7 +169,7 @@ fn commands(reader: &mut Reader, backends: &Backends) -> Vec<Command> {
             section.problem("message_type", format!("`{message_type}` has a route already"));
         }
         seen.push(message_type.clone());
-        Some(Command { message_type, backend: backend?, timeout, audit, idempotent, path })
+        Some(Command { message_type, backend: backend?, timeout, audit, replay, idempotent, path })
     })
 }
 

@@ -22,7 +22,7 @@ mod trail;
 use std::sync::Arc;
 
 use gatehouse_chassis::{Process, audit::Recorder, connections::Public, ipc, members::Members, redis::Redis};
-use gatehouse_sessions::{Sessions, Verifier, door};
+use gatehouse_sessions::{Limits, Sessions, Verifier, door};
 
 pub use config::Config;
 
@@ -34,10 +34,12 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let recorder = Recorder::open(&process, redis.clone())?;
     let members = Members::follow(&process).await;
 
+    config.sessions.keys.follow(&process);
     let closing = closing::Closing::new(&process);
     let requests = Arc::new(requests::Requests::new(&process));
-    let trail = trail::Trail::new(recorder, metrics);
-    let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
+    let trail = trail::Trail::new(recorder, &process);
+    let limits = Limits::start(&process, &redis, &config.sessions);
+    let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process).with_limits(limits);
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
     let backends = backends::Backends::open(process.shutdown(), metrics, &config.backends);
     let commands = Arc::new(commands::Commands::new(&config, &backends, verifier.clone(), trail.clone(), closing.clone()));
@@ -47,6 +49,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         auditor: ipc::channel(shared.local_socket("auditor", 0)),
         pushers,
         members,
+        trail: trail.clone(),
         instance: process.instance(),
     };
     let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing, Arc::clone(&requests));

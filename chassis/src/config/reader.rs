@@ -15,7 +15,7 @@ use super::{
 pub use key::Key;
 
 /// Every section of the file, whoever owns it: a misspelled section is refused by all.
-const SECTIONS: [&str; 22] = [
+const SECTIONS: [&str; 23] = [
     "suite",
     "listen",
     "connections",
@@ -29,6 +29,7 @@ const SECTIONS: [&str; 22] = [
     "signer",
     "sessions",
     "limits",
+    "limit",
     "push",
     "auditor",
     "spool",

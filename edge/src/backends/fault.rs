@@ -100,23 +100,29 @@ impl Outcome {
 pub(crate) struct Failure {
     status: Status,
     untouched: bool,
+    said: bool,
 }
 
 impl Failure {
     pub(super) fn of(fault: Fault, any_touched: bool) -> Self {
         let untouched = fault.is_untouched() && !any_touched;
-        Self { status: fault.status(), untouched }
+        let said = matches!(fault, Fault::Said(_));
+        Self { status: fault.status(), untouched, said }
     }
 
     /// It was not even tried.
     pub(super) fn not_tried() -> Self {
-        Self { status: verdict::downstream_unavailable(), untouched: true }
+        Self { status: verdict::downstream_unavailable(), untouched: true, said: false }
     }
 
     /// Whether the command certainly reached nobody who could have carried it out: its request id may be used again.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for those who release the reservation of such a command"))]
     pub(crate) const fn is_untouched(&self) -> bool {
         self.untouched
+    }
+
+    /// Whether it is the backend's own no, so that asking again would not change it.
+    pub(crate) const fn is_said(&self) -> bool {
+        self.said
     }
 
     /// What the client is told.

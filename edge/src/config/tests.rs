@@ -39,7 +39,7 @@ backend = "shop"
 fn read(text: &str) -> (Option<Config>, Vec<Problem>) {
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("signer.pem");
-    std::fs::write(&key, Signer::from_seed(&[7; 32]).to_pkcs8_pem().unwrap().as_bytes()).unwrap();
+    gatehouse_testkit::write_private(&key, &Signer::from_seed(&[7; 32]).to_pkcs8_pem().unwrap());
     let env = [("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH", key.to_str().unwrap())];
     let mut reader = Reader::new(Source::of(text, &env));
     let config = Config::read(&mut reader);
@@ -126,7 +126,7 @@ fn each_mistake_is_named_at_its_place() {
         (with("/shop/", "shop"), "gateway.toml:24: route[1].prefix: `shop` does not begin with a slash"),
         (with("/shop/", "/a/../b"), "gateway.toml:24: route[1].prefix: `/a/../b` has an empty or a dot segment"),
         (with("/shop/", "/health"), "gateway.toml:24: route[1].prefix: `/health` is answered by the gateway itself"),
-        (with("\"best_effort\"", "\"maybe\""), "gateway.toml:21: command[2].audit: `maybe`: is neither required nor best_effort"),
+        (with("\"best_effort\"", "\"maybe\""), "gateway.toml:21: command[2].audit: `maybe`: is none of required, best_effort, intent"),
         (with("[auth]\nbackend", "[auth]\nbackand"), "gateway.toml:30: auth.backand: unknown key; did you mean `backend`?"),
     ] {
         let (_, problems) = read(&text);

@@ -81,6 +81,8 @@ impl Proxy {
 impl Forward {
     async fn answer(&self, request: Request, request_id: &str, closing: &Closing) -> Result<Response, Problem> {
         let caller = Caller::of(request.extensions(), request.headers());
+        let act = Act { action_type: "http", action: &self.prefix, request_id, on: Some((&*self.upstream.name, "backend")) };
+        let _place = self.trail.begin(self.audit, "http", || act.intent(&caller, None)).await?;
         let mut calling = caller.trace.call(&self.upstream.name);
         let answer = tokio::select! {
             answer = self.pass_on(request, request_id) => answer,
@@ -92,8 +94,7 @@ impl Forward {
             calling.fail();
         }
         drop(calling);
-        let on = Some((&*self.upstream.name, "backend"));
-        let record = Act { action_type: "http", action: &self.prefix, request_id, on }.http(&caller, outcome(status), status);
+        let record = act.http(&caller, outcome(status), status);
         caller.trace.step("audit").around(self.trail.keep(self.audit, "http", record)).await?;
         answer
     }
