@@ -73,7 +73,7 @@ impl Commands {
         if let Some(route) = self.routes.get(&request.message_type).filter(|route| route.replay == Replay::Answer).cloned() {
             return self.execute_kept(route, request, caller, patience).await;
         }
-        let session = match self.verifier.command(&request, caller.address).await {
+        let session = match caller.trace.step("verify").around(self.verifier.command(&request, caller.address)).await {
             Ok(session) => session,
             Err(rejected) => return Err(self.reject(&request, &caller, &rejected)),
         };
@@ -104,7 +104,9 @@ impl Commands {
         };
         // One deadline from the request on: what verification took is no longer there for the downstream.
         let left = patience.map(|patience| patience.saturating_sub(caller.since.elapsed()));
-        let call = Call { command: request, session, path: route.path.as_ref(), idempotent: route.idempotent };
+        let (path, tracestate) = (route.path.as_ref(), caller.trace.state());
+        let call = Call { command: request, session, path, idempotent: route.idempotent, tracestate };
+        let calling = caller.trace.call(route.backend.name());
         let (result, fate) = tokio::select! {
             result = route.backend.execute(&call, Deadline::new(route.timeout, left)) => {
                 let fate = Fate::of(&result);
@@ -113,9 +115,10 @@ impl Commands {
             () = self.closing.last_call() => (Err(route.backend.abandon()), Fate::Unknown),
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        calling.end_with(code);
         let record = act(request, on).grpc(caller, session, Outcome::of(code), code);
         // The answer is signed while the record is on its way.
-        let recorded = self.trail.keep(route.audit, "command", record);
+        let recorded = caller.trace.step("audit").around(self.trail.keep(route.audit, "command", record));
         let (recorded, answer) = tokio::join!(recorded, async { result.map(|result| self.answer(request, result)) });
         match recorded {
             Ok(()) => (answer, fate),

@@ -16,6 +16,7 @@ mod gateway;
 mod http;
 mod metrics;
 mod relay;
+mod requests;
 mod trail;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
 
     config.sessions.keys.follow(&process);
     let closing = closing::Closing::new(&process);
+    let requests = Arc::new(requests::Requests::new(&process));
     let trail = trail::Trail::new(recorder, &process);
     let limits = Limits::start(&process, &redis, &config.sessions);
     let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process).with_limits(limits);
@@ -50,8 +52,8 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         trail: trail.clone(),
         instance: process.instance(),
     };
-    let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing);
-    let gateway = door::router(&process, gateway::Door { commands, relay }).await?;
+    let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing, Arc::clone(&requests));
+    let gateway = door::router(&process, gateway::Door { commands, relay, requests }).await?;
 
     let listeners = Public::open(&process, &config.connections)?;
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);

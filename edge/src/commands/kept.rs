@@ -64,7 +64,8 @@ impl Commands {
         patience: Option<Duration>,
     ) -> Result<ExecuteCommandResponse, Status> {
         let left = || patience.map_or(Duration::MAX, |patience| patience.saturating_sub(caller.since.elapsed()));
-        let (session, claimed) = match self.verifier.claim(&request, caller.address, route.timeout.saturating_add(MARGIN)).await {
+        let verified = self.verifier.claim(&request, caller.address, route.timeout.saturating_add(MARGIN));
+        let (session, claimed) = match caller.trace.step("verify").around(verified).await {
             Ok(claimed) => claimed,
             Err(rejected) => return Err(self.reject(&request, &caller, &rejected)),
         };

@@ -55,8 +55,10 @@ fn routes_are_joined_to_their_backends() {
     assert_eq!(command(0), (0, Duration::from_secs(3), Audit::Required), "the backend's timeout");
     assert_eq!(command(1), (0, Duration::from_millis(500), Audit::BestEffort));
     assert_eq!(config.backends[1].timeout, TIMEOUT);
-    assert_eq!(config.routes, [Route { prefix: "/shop".into(), backend: 1, strip_prefix: true, audit: Audit::Required }]);
-    assert_eq!(config.auth, Some(1));
+    let (timeout, transfer) = (TIMEOUT, Transfer::default());
+    let route = Route { prefix: "/shop".into(), backend: 1, strip_prefix: true, audit: Audit::Required, timeout, transfer };
+    assert_eq!(config.routes, [route]);
+    assert_eq!(config.auth, Some(Auth { backend: 1, timeout, transfer }));
 }
 
 #[test]
@@ -131,6 +133,21 @@ fn each_mistake_is_named_at_its_place() {
         let shown: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert!(shown.iter().any(|shown| shown == problem), "{problem}\nnot in {shown:#?}");
     }
+}
+
+#[test]
+fn what_a_forwarded_request_is_held_to_is_said_once_for_all_and_otherwise_for_one() {
+    let more = "[http]\nmax_body_bytes = \"2KiB\"\nread_timeout = \"7s\"\n";
+    let text = GOOD.replace("strip_prefix = true", "body_timeout = \"4s\"\nread_timeout = \"0s\"\ntimeout = \"9s\"");
+    let (config, problems) = read(&format!("{more}{text}max_body_bytes = 5\nwrite_timeout = \"6s\"\n"));
+    assert_eq!(problems, []);
+    let (config, seconds) = (config.unwrap(), Duration::from_secs);
+    let all = Transfer { max_body_bytes: 2048, read_timeout: seconds(7), ..Transfer::default() };
+    let route = config.routes[0].transfer;
+    assert!(route.read_timeout > Duration::from_hours(24 * 365), "zero is for ever");
+    assert_eq!(route, Transfer { body_timeout: seconds(4), read_timeout: route.read_timeout, ..all });
+    assert_eq!(config.routes[0].timeout, seconds(9));
+    assert_eq!(config.auth.unwrap().transfer, Transfer { max_body_bytes: 5, write_timeout: seconds(6), ..all });
 }
 
 #[test]
