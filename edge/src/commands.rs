@@ -3,12 +3,10 @@
 //! From the moment a command may be carried out, it goes on to its record even when the client has left: tonic drops a handler whose client
 //! disconnects, and what was done must stand in the trail.
 
-mod downstream;
 mod finish;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use gatehouse_chassis::metrics::Metrics;
 use gatehouse_proto::{
     downstream::v1::ExecuteResponse,
     gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse},
@@ -19,11 +17,11 @@ use gatehouse_sessions::{Refusal, Session, Verifier, door::Caller, now_ms, verdi
 use tonic::{Code, Status};
 
 use crate::{
+    backends::{Backend, Backends, Call, Deadline, Failure},
     closing::Closing,
-    config::{Audit, Config, Protocol},
+    config::{Audit, Config},
     trail::{self, Act, Outcome, Trail},
 };
-use downstream::{Downstream, Outcomes};
 pub(crate) use finish::to_the_end;
 
 /// Carries out commands; one for the process.
@@ -38,20 +36,20 @@ pub(crate) struct Commands {
 
 #[derive(Clone, Debug)]
 struct Route {
-    downstream: Downstream,
+    backend: Arc<Backend>,
     timeout: Duration,
     audit: Audit,
+    idempotent: bool,
+    path: Option<http::uri::PathAndQuery>,
 }
 
 impl Commands {
-    pub(crate) fn new(config: &Config, verifier: Verifier, trail: Trail, metrics: &Metrics, closing: Closing) -> Self {
-        let outcomes = Outcomes::new(metrics);
-        let of_backend =
-            |backend: &crate::config::Backend| (backend.protocol == Protocol::Grpc).then(|| Downstream::new(backend, &outcomes));
-        let downstreams: Vec<_> = config.backends.iter().map(of_backend).collect();
+    pub(crate) fn new(config: &Config, backends: &Backends, verifier: Verifier, trail: Trail, closing: Closing) -> Self {
         let route = |command: &crate::config::Command| {
-            let downstream = downstreams.get(command.backend)?.clone()?;
-            Some((command.message_type.clone(), Route { downstream, timeout: command.timeout, audit: command.audit }))
+            let backend = backends.get(&config.backends.get(command.backend)?.name)?;
+            let path = command.path.clone();
+            let route = Route { backend, timeout: command.timeout, audit: command.audit, idempotent: command.idempotent, path };
+            Some((command.message_type.clone(), route))
         };
         let routes = config.commands.iter().filter_map(route).collect();
         Self { verifier, routes, trail, signer: Arc::clone(&config.sessions.signer), closing }
@@ -94,14 +92,15 @@ impl Commands {
         session: &Session,
         patience: Option<Duration>,
     ) -> Result<ExecuteCommandResponse, Status> {
-        let on = Some((route.downstream.name(), "backend"));
+        let on = Some((route.backend.name(), "backend"));
         let intent = || act(request, on).intent(caller, Some(session));
         let _place = self.trail.begin(route.audit, "command", intent).await.map_err(trail::unavailable)?;
         // One deadline from the request on: what verification took is no longer there for the downstream.
-        let left = patience.map_or(Duration::MAX, |patience| patience.saturating_sub(caller.since.elapsed()));
+        let left = patience.map(|patience| patience.saturating_sub(caller.since.elapsed()));
+        let call = Call { command: request, session, path: route.path.as_ref(), idempotent: route.idempotent };
         let result = tokio::select! {
-            result = route.downstream.execute(request, session, route.timeout.min(left)) => result,
-            () = self.closing.last_call() => Err(route.downstream.abandon()),
+            result = route.backend.execute(&call, Deadline::new(route.timeout, left)) => result.map_err(Failure::into_status),
+            () = self.closing.last_call() => Err(route.backend.abandon()),
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
         let record = act(request, on).grpc(caller, session, Outcome::of(code), code);

@@ -8,6 +8,7 @@
 //!
 //! It owns no state that outlives it: killed at any line, it loses answers that were not given, and nothing else.
 
+mod backends;
 mod closing;
 mod commands;
 pub mod config;
@@ -36,7 +37,8 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let trail = trail::Trail::new(recorder, &process);
     let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
-    let commands = Arc::new(commands::Commands::new(&config, verifier.clone(), trail.clone(), metrics, closing.clone()));
+    let backends = backends::Backends::open(process.shutdown(), metrics, &config.backends);
+    let commands = Arc::new(commands::Commands::new(&config, &backends, verifier.clone(), trail.clone(), closing.clone()));
     let relay = relay::Relay { verifier, pushers: Arc::clone(&pushers), trail: trail.clone() };
     let dependencies = http::Dependencies {
         redis,
@@ -46,7 +48,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         trail: trail.clone(),
         instance: process.instance(),
     };
-    let public = http::Door::new(&config, dependencies, &trail, metrics, closing);
+    let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing);
     let gateway = door::router(&process, gateway::Door { commands, relay }).await?;
 
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);

@@ -14,9 +14,10 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
+    backends::Backends,
     closing::Closing,
     commands::to_the_end,
-    config::{AUTH_PREFIX, Audit, Backend, Config, Protocol},
+    config::{AUTH_PREFIX, Audit, Backend, Config},
     trail::{Act, Outcome, Trail},
 };
 
@@ -38,8 +39,8 @@ struct Forward {
 }
 
 impl Proxy {
-    pub(crate) fn new(config: &Config, trail: &Trail, closing: Closing) -> Self {
-        let upstream = |backend: &Backend| (backend.protocol == Protocol::Http).then(|| Upstream::new(backend));
+    pub(crate) fn new(config: &Config, backends: &Backends, trail: &Trail, closing: Closing) -> Self {
+        let upstream = |backend: &Backend| backends.get(&backend.name).map(Upstream::new);
         let upstreams: Vec<_> = config.backends.iter().map(upstream).collect();
         let forward = |backend: usize, prefix: &str, strip_prefix: bool, audit: Audit| {
             let upstream = upstreams.get(backend)?.clone()?;
