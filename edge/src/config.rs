@@ -5,7 +5,10 @@ mod backend;
 
 use std::{str::FromStr, time::Duration};
 
-use gatehouse_chassis::config::{Config as Read, Reader};
+use gatehouse_chassis::{
+    config::{Config as Read, Reader},
+    connections,
+};
 use gatehouse_proto::limits::MAX_ID_BYTES;
 use http::uri::PathAndQuery;
 
@@ -32,6 +35,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[auth] backend`: where `/api/v1/public/auth/*` goes.
     pub auth: Option<usize>,
+    /// `[connections]`, `[tls]`.
+    pub connections: connections::Config,
 }
 
 /// One `[[command]]`.
@@ -45,6 +50,8 @@ pub struct Command {
     pub timeout: Duration,
     /// `audit`; required unless given.
     pub audit: Audit,
+    /// `replay`: what a request id gets that was used before; refuse unless given.
+    pub replay: Replay,
     /// `idempotent`: it may be carried out twice, so that it is sent again when nobody knows what became of it. Default false.
     pub idempotent: bool,
     /// `path`: where an HTTP backend takes it; the backend's unless given.
@@ -64,6 +71,27 @@ pub struct Route {
     pub audit: Audit,
 }
 
+/// What a command gets whose request id was used before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// It is refused.
+    Refuse,
+    /// A retry with the same envelope gets the first one's answer, which is kept for it.
+    Answer,
+}
+
+impl FromStr for Replay {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "answer" => Ok(Self::Answer),
+            _ => Err("is neither refuse nor answer"),
+        }
+    }
+}
+
 /// What an answer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audit {
@@ -71,6 +99,8 @@ pub enum Audit {
     Required,
     /// The record is handed over and may be lost when the queue is full.
     BestEffort,
+    /// As required, and nothing is carried out before another record says that it will be.
+    Intent,
 }
 
 impl FromStr for Audit {
@@ -80,13 +110,15 @@ impl FromStr for Audit {
         match text {
             "required" => Ok(Self::Required),
             "best_effort" => Ok(Self::BestEffort),
-            _ => Err("is neither required nor best_effort"),
+            "intent" => Ok(Self::Intent),
+            _ => Err("is none of required, best_effort, intent"),
         }
     }
 }
 
 impl Read for Config {
     fn read(reader: &mut Reader) -> Option<Self> {
+        let connections = connections::Config::read(reader);
         let sessions = gatehouse_sessions::Config::read(reader);
         let backends = Backends::read(reader);
         let commands = commands(reader, &backends);
@@ -96,7 +128,7 @@ impl Read for Config {
         let auth = auth.and_then(|name| backends.named(&mut section, &name, Some(Protocol::Http)));
         section.finish();
         let whole = backends.read.into_iter().collect::<Option<Vec<_>>>();
-        Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth })
+        Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth, connections: connections? })
     }
 }
 
@@ -108,6 +140,7 @@ fn commands(reader: &mut Reader, backends: &Backends) -> Vec<Command> {
         let backend = backend.and_then(|name| backends.named(section, &name, None));
         let timeout = timeout(section, "timeout", backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
         let audit = section.key("audit").or(Audit::Required);
+        let replay = section.key("replay").or(Replay::Refuse);
         let idempotent = section.key("idempotent").or(false);
         let path = path(section, "path");
         if path.is_some() && backend.and_then(|backend| backends.protocol_of(backend)) == Some(Protocol::Grpc) {
@@ -121,7 +154,7 @@ fn commands(reader: &mut Reader, backends: &Backends) -> Vec<Command> {
             section.problem("message_type", format!("`{message_type}` has a route already"));
         }
         seen.push(message_type.clone());
-        Some(Command { message_type, backend: backend?, timeout, audit, idempotent, path })
+        Some(Command { message_type, backend: backend?, timeout, audit, replay, idempotent, path })
     })
 }
 

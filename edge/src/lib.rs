@@ -20,7 +20,7 @@ mod trail;
 
 use std::sync::Arc;
 
-use gatehouse_chassis::{Process, audit::Recorder, ipc, members::Members, redis::Redis};
+use gatehouse_chassis::{Process, audit::Recorder, connections::Public, ipc, members::Members, redis::Redis};
 use gatehouse_sessions::{Limits, Sessions, Verifier, door};
 
 pub use config::Config;
@@ -33,8 +33,9 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let recorder = Recorder::open(&process, redis.clone())?;
     let members = Members::follow(&process).await;
 
+    config.sessions.keys.follow(&process);
     let closing = closing::Closing::new(&process);
-    let trail = trail::Trail::new(recorder, metrics);
+    let trail = trail::Trail::new(recorder, &process);
     let limits = Limits::start(&process, &redis, &config.sessions);
     let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process).with_limits(limits);
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
@@ -46,16 +47,18 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         auditor: ipc::channel(shared.local_socket("auditor", 0)),
         pushers,
         members,
+        trail: trail.clone(),
         instance: process.instance(),
     };
     let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing);
     let gateway = door::router(&process, gateway::Door { commands, relay }).await?;
 
+    let listeners = Public::open(&process, &config.connections)?;
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);
     process.serve_local_until_drain(|routes| routes)?;
 
-    process.serve("grpc", grpc, gateway);
-    process.serve("http", http, public.router());
+    listeners.serve("grpc", grpc, gateway);
+    listeners.serve("http", http, public.router());
     process.ready().await;
     process.until_drain().await;
     Ok(())

@@ -6,6 +6,7 @@ mod bench;
 mod change;
 mod exec;
 mod history;
+mod key;
 mod play;
 mod publish;
 mod siblings;

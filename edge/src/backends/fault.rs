@@ -31,7 +31,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// A backend's status.
-    pub(super) fn of(status: Status) -> Self {
+    pub(super) fn of(status: &Status) -> Self {
         match status.code() {
             Code::Unavailable => Self::Unavailable,
             Code::DeadlineExceeded => Self::TimedOut,
@@ -100,23 +100,29 @@ impl Outcome {
 pub(crate) struct Failure {
     status: Status,
     untouched: bool,
+    said: bool,
 }
 
 impl Failure {
     pub(super) fn of(fault: Fault, any_touched: bool) -> Self {
         let untouched = fault.is_untouched() && !any_touched;
-        Self { status: fault.status(), untouched }
+        let said = matches!(fault, Fault::Said(_));
+        Self { status: fault.status(), untouched, said }
     }
 
     /// It was not even tried.
     pub(super) fn not_tried() -> Self {
-        Self { status: verdict::downstream_unavailable(), untouched: true }
+        Self { status: verdict::downstream_unavailable(), untouched: true, said: false }
     }
 
     /// Whether the command certainly reached nobody who could have carried it out: its request id may be used again.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for those who release the reservation of such a command"))]
     pub(crate) const fn is_untouched(&self) -> bool {
         self.untouched
+    }
+
+    /// Whether it is the backend's own no, so that asking again would not change it.
+    pub(crate) const fn is_said(&self) -> bool {
+        self.said
     }
 
     /// What the client is told.
@@ -137,12 +143,12 @@ mod tests {
             (Fault::Broken, Code::Unavailable, "downstream is unavailable", Verdict::Failure),
             (Fault::TimedOut, Code::DeadlineExceeded, "downstream timed out", Verdict::Failure),
             (Fault::Garbage, Code::Unavailable, "downstream is unavailable", Verdict::Failure),
-            (Fault::of(Status::unavailable("I am full")), Code::Unavailable, "downstream is unavailable", Verdict::Failure),
-            (Fault::of(Status::deadline_exceeded("mine")), Code::DeadlineExceeded, "downstream timed out", Verdict::Failure),
-            (Fault::of(Status::cancelled("by me")), Code::Cancelled, "by me", Verdict::Success),
-            (Fault::of(Status::unauthenticated("who?")), Code::Unauthenticated, "who?", Verdict::Success),
-            (Fault::of(Status::permission_denied("no")), Code::PermissionDenied, "no", Verdict::Success),
-            (Fault::of(Status::internal("oops")), Code::Internal, "oops", Verdict::Success),
+            (Fault::of(&Status::unavailable("I am full")), Code::Unavailable, "downstream is unavailable", Verdict::Failure),
+            (Fault::of(&Status::deadline_exceeded("mine")), Code::DeadlineExceeded, "downstream timed out", Verdict::Failure),
+            (Fault::of(&Status::cancelled("by me")), Code::Cancelled, "by me", Verdict::Success),
+            (Fault::of(&Status::unauthenticated("who?")), Code::Unauthenticated, "who?", Verdict::Success),
+            (Fault::of(&Status::permission_denied("no")), Code::PermissionDenied, "no", Verdict::Success),
+            (Fault::of(&Status::internal("oops")), Code::Internal, "oops", Verdict::Success),
         ] {
             assert_eq!(given.verdict(), verdict, "{given:?}");
             let shown = given.status();
@@ -171,7 +177,7 @@ mod tests {
     fn a_backend_cannot_speak_in_our_trailers() {
         let mut given = Status::with_details(Code::Aborted, "m", bytes::Bytes::from_static(b"d"));
         given.metadata_mut().insert("gateway-cursor", "1-1".parse().unwrap());
-        let shown = Fault::of(given).status();
+        let shown = Fault::of(&given).status();
         assert!(shown.metadata().is_empty());
         assert_eq!(shown.details(), b"d");
     }

@@ -31,6 +31,12 @@ impl Caller {
         Self { address: peer.map(|peer| peer.ip()), ip: peer.map(ip), user_agent: agent, since: Instant::now() }
     }
 
+    /// Where it comes from, if that is an address.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.ip.as_deref()?.parse().ok()
+    }
+
     /// Fills in what every record of this request has.
     pub fn sign(&self, record: &mut AuditRecord) {
         record.ip_address.clone_from(&self.ip);
