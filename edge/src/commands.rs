@@ -8,10 +8,11 @@ mod kept;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use gatehouse_chassis::keys::Keys;
 use gatehouse_proto::{
     downstream::v1::ExecuteResponse,
     gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse},
-    keys::{Signer, sha256},
+    keys::sha256,
     signing::{self, PROTOCOL_VERSION},
 };
 use gatehouse_sessions::{Refusal, Rejected, Session, Verifier, door::Caller, now_ms, verdict};
@@ -32,7 +33,7 @@ pub(crate) struct Commands {
     verifier: Verifier,
     routes: HashMap<String, Route>,
     trail: Trail,
-    signer: Arc<Signer>,
+    keys: Keys,
     closing: Closing,
 }
 
@@ -56,7 +57,7 @@ impl Commands {
             Some((command.message_type.clone(), route))
         };
         let routes = config.commands.iter().filter_map(route).collect();
-        Self { verifier, routes, trail, signer: Arc::clone(&config.sessions.signer), closing }
+        Self { verifier, routes, trail, keys: config.sessions.keys.clone(), closing }
     }
 
     /// The answer, once the trail has it. `patience` is how long the client waits.
@@ -72,7 +73,7 @@ impl Commands {
         if let Some(route) = self.routes.get(&request.message_type).filter(|route| route.replay == Replay::Answer).cloned() {
             return self.execute_kept(route, request, caller, patience).await;
         }
-        let session = match self.verifier.command(&request).await {
+        let session = match self.verifier.command(&request, caller.address).await {
             Ok(session) => session,
             Err(rejected) => return self.reject(&request, &caller, rejected).await,
         };
@@ -137,6 +138,8 @@ impl Commands {
     }
 
     fn answer(&self, request: &ExecuteCommandRequest, result: ExecuteResponse) -> ExecuteCommandResponse {
+        // Once: the id in the answer is that of the key that signs it.
+        let signer = self.keys.signer();
         let result_code = if result.result_code.is_empty() { "ok".to_owned() } else { result.result_code };
         let mut answer = ExecuteCommandResponse {
             protocol_version: PROTOCOL_VERSION.to_owned(),
@@ -146,9 +149,9 @@ impl Commands {
             payload_hash: sha256(&result.payload_bytes).to_vec().into(),
             payload_bytes: result.payload_bytes,
             signature: bytes::Bytes::new(),
-            signer_key_id: self.signer.key_id().to_owned(),
+            signer_key_id: signer.key_id().to_owned(),
         };
-        answer.signature = self.signer.sign(&signing::response(&request.device_session_id, &answer)).to_vec().into();
+        answer.signature = signer.sign(&signing::response(&request.device_session_id, &answer)).to_vec().into();
         answer
     }
 }

@@ -5,7 +5,10 @@ mod backend;
 
 use std::{str::FromStr, time::Duration};
 
-use gatehouse_chassis::config::{Config as Read, Reader};
+use gatehouse_chassis::{
+    config::{Config as Read, Reader},
+    connections,
+};
 use gatehouse_proto::limits::MAX_ID_BYTES;
 use http::uri::PathAndQuery;
 
@@ -32,6 +35,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[auth] backend`: where `/api/v1/public/auth/*` goes.
     pub auth: Option<usize>,
+    /// `[connections]`, `[tls]`.
+    pub connections: connections::Config,
 }
 
 /// One `[[command]]`.
@@ -110,6 +115,7 @@ impl FromStr for Audit {
 
 impl Read for Config {
     fn read(reader: &mut Reader) -> Option<Self> {
+        let connections = connections::Config::read(reader);
         let sessions = gatehouse_sessions::Config::read(reader);
         let backends = Backends::read(reader);
         let commands = commands(reader, &backends);
@@ -119,7 +125,7 @@ impl Read for Config {
         let auth = auth.and_then(|name| backends.named(&mut section, &name, Some(Protocol::Http)));
         section.finish();
         let whole = backends.read.into_iter().collect::<Option<Vec<_>>>();
-        Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth })
+        Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth, connections: connections? })
     }
 }
 

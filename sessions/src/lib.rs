@@ -4,7 +4,7 @@
 //! the contract's order. [`verdict`] holds what a client is told, [`door`] the socket it comes to.
 
 mod complaints;
-mod config;
+pub mod config;
 pub mod door;
 mod feed;
 mod limits;
@@ -16,6 +16,7 @@ pub mod verdict;
 mod verify;
 
 pub use config::Config;
+pub use limits::Limits;
 pub use replay::{Claim, Claimed, Found, Keepsake, Retry};
 pub use session::Session;
 pub use store::Sessions;

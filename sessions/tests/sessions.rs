@@ -16,7 +16,7 @@ use gatehouse_proto::{
     session::{SessionSnapshot, Status},
     signing,
 };
-use gatehouse_sessions::{Config, Refusal, Sessions, Verifier, now_ms};
+use gatehouse_sessions::{Config, Limits, Refusal, Sessions, Verifier, now_ms};
 use gatehouse_testkit::RedisServer;
 use tokio::sync::mpsc;
 
@@ -55,7 +55,8 @@ impl Bench {
         let (sender, revoked) = mpsc::unbounded_channel();
         let on_revoked = move |id: &str| sender.send(id.to_owned()).unwrap();
         let sessions = Sessions::open(&process, redis.clone(), &config, on_revoked).await?;
-        let verifier = Verifier::new(sessions.clone(), redis, &config, &process);
+        let limits = Limits::start(&process, &redis, &config);
+        let verifier = Verifier::new(sessions.clone(), redis, &config, &process).with_limits(limits);
         Ok(Self { server, sessions, verifier, revoked, device: Signer::from_seed(&[7; 32]) })
     }
 
@@ -116,7 +117,7 @@ impl Bench {
     }
 
     async fn verdict(&self, request: &ExecuteCommandRequest) -> Result<(), Refusal> {
-        self.verifier.command(request).await.map(|_| ()).map_err(|rejected| rejected.refusal)
+        self.verifier.command(request, None).await.map(|_| ()).map_err(|rejected| rejected.refusal)
     }
 }
 

@@ -64,7 +64,7 @@ impl Commands {
         patience: Option<Duration>,
     ) -> Result<ExecuteCommandResponse, Status> {
         let left = || patience.map_or(Duration::MAX, |patience| patience.saturating_sub(caller.since.elapsed()));
-        let (session, claimed) = match self.verifier.claim(&request, route.timeout.saturating_add(MARGIN)).await {
+        let (session, claimed) = match self.verifier.claim(&request, caller.address, route.timeout.saturating_add(MARGIN)).await {
             Ok(claimed) => claimed,
             Err(rejected) => return self.reject(&request, &caller, rejected).await,
         };

@@ -110,14 +110,15 @@ impl Bench {
     async fn open(redis: &RedisServer, dir: &TempDir, text: &str) -> (Process, SocketAddr, SocketAddr, Redis, JoinSet<anyhow::Result<()>>) {
         let gateway = Signer::from_seed(&[9; 32]);
         let key = dir.path().join("signer.pem");
-        std::fs::write(&key, gateway.to_pkcs8_pem().unwrap().as_bytes()).unwrap();
+        gatehouse_testkit::write_private(&key, &gateway.to_pkcs8_pem().unwrap());
         let addr = redis.addr();
         let path = |path: &Path| path.to_str().unwrap().to_owned();
         let (state, runtime) = (path(&dir.path().join("state")), path(dir.path()));
         let env = [
             ("GATEWAY_REDIS_MASTER_ADDR", addr.as_str()),
             ("GATEWAY_REDIS_PASSWORD", redis.password()),
-            ("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH", key.to_str().unwrap()),
+            // Unless the test has keys of its own.
+            ("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH", if text.contains("[signer]") { "" } else { key.to_str().unwrap() }),
             ("GATEWAY_STATE_DIR", &state),
             ("GATEWAY_RUNTIME_DIR", &runtime),
         ];

@@ -19,15 +19,15 @@ use crate::{
 pub(crate) struct Answer {
     pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.find(|(given, _)| given.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
@@ -48,7 +48,7 @@ async fn get(bench: &Bench, path: &str) -> Answer {
     request(bench, "GET", path, "").await
 }
 
-async fn request(bench: &Bench, method: &str, path: &str, headers: &str) -> Answer {
+pub(crate) async fn request(bench: &Bench, method: &str, path: &str, headers: &str) -> Answer {
     raw(bench.http, &format!("{method} {path} HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n{headers}\r\n")).await
 }
 
