@@ -127,6 +127,10 @@ fn each_mistake_is_named_at_its_place() {
         (with("/shop/", "/a/../b"), "gateway.toml:24: route[1].prefix: `/a/../b` has an empty or a dot segment"),
         (with("/shop/", "/health"), "gateway.toml:24: route[1].prefix: `/health` is answered by the gateway itself"),
         (with("\"best_effort\"", "\"maybe\""), "gateway.toml:21: command[2].audit: `maybe`: is none of required, best_effort, intent"),
+        (
+            with("audit = \"best_effort\"", "replay = \"maybe\""),
+            "gateway.toml:21: command[2].replay: `maybe`: is neither refuse nor answer",
+        ),
         (with("[auth]\nbackend", "[auth]\nbackand"), "gateway.toml:30: auth.backand: unknown key; did you mean `backend`?"),
     ] {
         let (_, problems) = read(&text);
