@@ -2,7 +2,7 @@
 
 mod errors;
 mod forwarded;
-mod guard;
+pub(crate) mod guard;
 mod health;
 mod keys;
 mod proxy;

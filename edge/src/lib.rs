@@ -11,6 +11,8 @@
 mod closing;
 mod commands;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gateway;
 mod http;
 mod metrics;

@@ -6,6 +6,8 @@
 mod config;
 pub mod door;
 mod feed;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod limits;
 mod replay;
 mod shape;
