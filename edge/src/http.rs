@@ -22,7 +22,7 @@ use gatehouse_chassis::{keys::Keys, metrics::Metrics};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::{closing::Closing, config::Config, metrics::HttpMetrics, trail::Trail};
+use crate::{backends::Backends, closing::Closing, config::Config, metrics::HttpMetrics, trail::Trail};
 use errors::Problem;
 pub(crate) use health::Dependencies;
 use proxy::Proxy;
@@ -42,10 +42,17 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    pub(crate) fn new(config: &Config, dependencies: Dependencies, trail: &Trail, metrics: &Metrics, closing: Closing) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        backends: &Backends,
+        dependencies: Dependencies,
+        trail: &Trail,
+        metrics: &Metrics,
+        closing: Closing,
+    ) -> Self {
         Self {
             table: Table::new(&config.routes),
-            proxy: Proxy::new(config, trail, closing.clone()),
+            proxy: Proxy::new(config, backends, trail, closing.clone()),
             dependencies,
             keys: config.sessions.keys.clone(),
             metrics: HttpMetrics::new(metrics),

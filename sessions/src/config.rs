@@ -1,4 +1,6 @@
-//! `[signer]`, `[sessions]` and `[limits]`: what edge and pusher read alike.
+//! `[signer]`, `[sessions]`, `[limits]` and `[[limit]]`: what edge and pusher read alike.
+
+pub mod limit;
 
 use std::time::Duration;
 
@@ -18,10 +20,8 @@ pub struct Config {
     pub freshness_window: Duration,
     /// `[sessions] max_staleness`: after so long without news from the session stream, the cache is not trusted and Redis is asked each time.
     pub max_staleness: Duration,
-    /// `[limits] commands_per_second` for each session; 0 is no limit.
-    pub commands_per_second: u32,
-    /// `[limits] burst`: how many may come at once before the rate counts.
-    pub burst: u32,
+    /// `[limits]` and `[[limit]]`.
+    pub limits: limit::Limits,
 }
 
 impl Read for Config {
@@ -34,10 +34,7 @@ impl Read for Config {
         let freshness_window = section.key("freshness_window").duration(Duration::from_mins(5));
         let max_staleness = section.key("max_staleness").duration(Duration::from_secs(5));
         section.finish();
-        let mut section = reader.section("limits");
-        let commands_per_second = section.key("commands_per_second").or(0);
-        let burst = section.key("burst").within(commands_per_second.max(1), 1..);
-        section.finish();
-        Some(Self { keys: keys?, cache_capacity, freshness_window, max_staleness, commands_per_second, burst })
+        let limits = limit::Limits::read(reader);
+        Some(Self { keys: keys?, cache_capacity, freshness_window, max_staleness, limits })
     }
 }

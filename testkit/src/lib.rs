@@ -62,6 +62,11 @@ impl Server {
         self.0.wait().unwrap();
     }
 
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
     fn assert_running(&mut self, what: &str) {
         if let Some(status) = self.0.try_wait().unwrap() {
             panic!("{what} ended at once: {status}");

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    bench::Bench,
+    bench::{Bench, until},
     fakes::{Pusher, Server},
 };
 
@@ -116,6 +116,14 @@ async fn readiness_names_what_is_missing() {
         let ready = get(&bench, path).await;
         let all = json!({"status": "ready", "database": "connected", "redis": "connected", "pusher": "ready"});
         assert_eq!((ready.status, ready.json()), (200, all), "{path}");
+    }
+    for (policy, told) in [("allkeys-lru", Some("evicts keys")), ("noeviction", Some("connected"))] {
+        bench.redis.run(&["CONFIG", "SET", "maxmemory-policy", policy]);
+        until("it is told so", async || {
+            let report = get(&bench, "/health/ready").await;
+            (report.json()["redis"].as_str() == told && (report.status == 200) == (policy == "noeviction")).then_some(())
+        })
+        .await;
     }
     bench.redis.kill9();
     let missing = get(&bench, "/health/ready").await;
