@@ -15,7 +15,7 @@ use super::{
 pub use key::Key;
 
 /// Every section of the file, whoever owns it: a misspelled section is refused by all.
-const SECTIONS: [&str; 18] = [
+const SECTIONS: [&str; 19] = [
     "suite",
     "listen",
     "redis",
@@ -31,6 +31,7 @@ const SECTIONS: [&str; 18] = [
     "auditor",
     "spool",
     "auth",
+    "overload",
     "backend",
     "command",
     "route",
