@@ -13,11 +13,11 @@ mod size;
 mod source;
 
 pub use address::{ListenAddr, RedisAddr};
+pub use changed::changed_sections;
 pub use reader::{Key, Problem, Reader, Section, unknown_key};
 pub use secret::Secret;
 pub use shared::{Budgets, DatabaseUrl, LogConfig, LogFormat, RedisConfig, SentryConfig, Shared, embedded_password_path};
 pub use size::{Bytes, NoSize};
-pub use changed::changed_sections;
 pub use source::{DEFAULT_PATH, Origin, Source};
 
 /// A component's own part of the configuration.

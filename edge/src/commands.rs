@@ -6,9 +6,8 @@
 mod downstream;
 mod finish;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use gatehouse_chassis::metrics::Metrics;
 use gatehouse_proto::{
     downstream::v1::ExecuteResponse,
     gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse},
@@ -19,44 +18,40 @@ use gatehouse_sessions::{Refusal, Session, Verifier, door::Caller, now_ms, verdi
 use tonic::{Code, Status};
 
 use crate::{
+    admission::{Admission, Bound, Place, Refused, Within},
     closing::Closing,
-    config::{Audit, Config, Protocol},
+    config::{Audit, Priority},
+    routing::Routing,
     trail::{self, Act, Outcome, Trail},
 };
-use downstream::{Downstream, Outcomes};
+pub(crate) use downstream::{Downstream, Outcomes};
 pub(crate) use finish::to_the_end;
 
 /// Carries out commands; one for the process.
 #[derive(Debug)]
 pub(crate) struct Commands {
-    verifier: Verifier,
-    routes: HashMap<String, Route>,
-    trail: Trail,
-    signer: Arc<Signer>,
-    closing: Closing,
+    pub(crate) verifier: Verifier,
+    pub(crate) routing: Arc<Routing>,
+    pub(crate) admission: Admission,
+    pub(crate) trail: Trail,
+    pub(crate) signer: Arc<Signer>,
+    pub(crate) closing: Closing,
 }
 
+/// Where commands of one type go.
 #[derive(Clone, Debug)]
-struct Route {
-    downstream: Downstream,
-    timeout: Duration,
-    audit: Audit,
+pub(crate) struct Route {
+    pub(crate) downstream: Downstream,
+    /// What that backend may have to do at once.
+    pub(crate) bound: Within,
+    pub(crate) timeout: Duration,
+    pub(crate) audit: Audit,
+    pub(crate) priority: Priority,
+    /// An operator took it out of service.
+    pub(crate) disabled: bool,
 }
 
 impl Commands {
-    pub(crate) fn new(config: &Config, verifier: Verifier, trail: Trail, metrics: &Metrics, closing: Closing) -> Self {
-        let outcomes = Outcomes::new(metrics);
-        let of_backend =
-            |backend: &crate::config::Backend| (backend.protocol == Protocol::Grpc).then(|| Downstream::new(backend, &outcomes));
-        let downstreams: Vec<_> = config.backends.iter().map(of_backend).collect();
-        let route = |command: &crate::config::Command| {
-            let downstream = downstreams.get(command.backend)?.clone()?;
-            Some((command.message_type.clone(), Route { downstream, timeout: command.timeout, audit: command.audit }))
-        };
-        let routes = config.commands.iter().filter_map(route).collect();
-        Self { verifier, routes, trail, signer: Arc::clone(&config.sessions.signer), closing }
-    }
-
     /// The answer, once the trail has it. `patience` is how long the client waits.
     pub(crate) async fn execute(
         self: &Arc<Self>,
@@ -67,26 +62,36 @@ impl Commands {
         if self.closing.is_over() {
             return Err(verdict::shutting_down());
         }
+        let route = self.routing.now().command(&request.message_type).cloned();
+        // At the door, and before anything is reserved: what is refused here may be sent again as it is.
+        let (priority, bound) = route.as_ref().map_or((Priority::Normal, None), |route| (route.priority, Some(&route.bound)));
+        let place = self.admission.enter(priority, bound).await.map_err(overloaded)?;
+        let audit = route.as_ref().map_or(Audit::Required, |route| route.audit);
         let session = match self.verifier.command(&request).await {
             Ok(session) => session,
             Err(rejected) => {
                 let status = rejected.refusal.status();
                 let Some(session) = rejected.session else { return Err(status) };
                 let outcome = outcome_of(rejected.refusal);
-                return self.refuse(&request, &caller, &session, outcome, status).await;
+                return self.refuse(audit, &request, &caller, &session, outcome, status).await;
             }
         };
-        let Some(route) = self.routes.get(&request.message_type).cloned() else {
-            return self.refuse(&request, &caller, &session, Outcome::Denied, verdict::not_routed()).await;
+        let route = match route {
+            None => return self.refuse(audit, &request, &caller, &session, Outcome::Denied, verdict::not_routed()).await,
+            Some(route) if route.disabled => {
+                return self.refuse(audit, &request, &caller, &session, Outcome::Denied, verdict::route_disabled()).await;
+            }
+            Some(route) => route,
         };
         let this = Arc::clone(self);
-        let whole = async move { this.carry_out(&route, &request, &caller, &session, patience).await };
+        let whole = async move { this.carry_out(&route, place, &request, &caller, &session, patience).await };
         to_the_end(self.closing.shutdown(), "command", whole).await
     }
 
     async fn carry_out(
         &self,
         route: &Route,
+        mut place: Place,
         request: &ExecuteCommandRequest,
         caller: &Caller,
         session: &Session,
@@ -95,7 +100,7 @@ impl Commands {
         // One deadline from the request on: what verification took is no longer there for the downstream.
         let left = patience.map_or(Duration::MAX, |patience| patience.saturating_sub(caller.since.elapsed()));
         let result = tokio::select! {
-            result = route.downstream.execute(request, session, route.timeout.min(left)) => result,
+            result = place.outside(route.downstream.execute(request, session, route.timeout.min(left))) => result,
             () = self.closing.last_call() => Err(route.downstream.abandon()),
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
@@ -111,13 +116,13 @@ impl Commands {
     /// A refusal to somebody who proved who they are: recorded as what was asked for would have been.
     async fn refuse(
         &self,
+        audit: Audit,
         request: &ExecuteCommandRequest,
         caller: &Caller,
         session: &Session,
         outcome: Outcome,
         status: Status,
     ) -> Result<ExecuteCommandResponse, Status> {
-        let audit = self.routes.get(&request.message_type).map_or(Audit::Required, |route| route.audit);
         let record = act(request, None).grpc(caller, session, outcome, status.code());
         self.trail.keep(audit, "command", record).await.map_err(trail::unavailable)?;
         Err(status)
@@ -142,6 +147,14 @@ impl Commands {
 
 fn act<'a>(request: &'a ExecuteCommandRequest, on: Option<(&'a str, &'static str)>) -> Act<'a> {
     Act { action_type: "command", action: &request.message_type, request_id: &request.request_id, on }
+}
+
+/// What a client is told that was not let in.
+fn overloaded(refused: Refused) -> Status {
+    match refused.by {
+        Bound::Gateway => verdict::overloaded(refused.retry_after),
+        Bound::Backend => verdict::retry_after(verdict::downstream_unavailable(), refused.retry_after),
+    }
 }
 
 /// Undecided is not denied.

@@ -1,6 +1,8 @@
 //! `[[backend]]`, `[[command]]`, `[[route]]` and `[auth]`: what stands behind the edge, and what goes where.
 
 mod address;
+mod overload;
+mod pattern;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -8,6 +10,7 @@ use gatehouse_chassis::config::{Config as Read, Reader, Section, unknown_key};
 use gatehouse_proto::limits::MAX_ID_BYTES;
 
 pub use address::{Address, InvalidAddress};
+pub use overload::{Overload, Priority};
 
 /// How long a backend may take when nothing says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,6 +31,8 @@ pub struct Config {
     pub commands: Vec<Command>,
     /// `[[route]]`.
     pub routes: Vec<Route>,
+    /// `[overload]`.
+    pub overload: Overload,
     /// `[auth] backend`: where `/api/v1/public/auth/*` goes.
     pub auth: Option<usize>,
 }
@@ -57,7 +62,7 @@ pub enum Protocol {
 /// One `[[command]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// `message_type`, matched exactly.
+    /// `message_type`, matched exactly, or as a prefix when it ends with an asterisk: `orders.*`.
     pub message_type: String,
     /// `backend`.
     pub backend: usize,
@@ -65,6 +70,8 @@ pub struct Command {
     pub timeout: Duration,
     /// `audit`; required unless given.
     pub audit: Audit,
+    /// `priority`; normal unless given.
+    pub priority: Priority,
 }
 
 /// One `[[route]]`.
@@ -78,6 +85,8 @@ pub struct Route {
     pub strip_prefix: bool,
     /// `audit`; best effort unless given.
     pub audit: Audit,
+    /// `priority`; normal unless given.
+    pub priority: Priority,
 }
 
 /// What an answer waits for.
@@ -122,6 +131,15 @@ impl FromStr for Audit {
     }
 }
 
+impl fmt::Display for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Required => "required",
+            Self::BestEffort => "best_effort",
+        })
+    }
+}
+
 impl Read for Config {
     fn read(reader: &mut Reader) -> Option<Self> {
         let sessions = gatehouse_sessions::Config::read(reader);
@@ -132,8 +150,9 @@ impl Read for Config {
         let auth = section.key("backend").optional::<String>();
         let auth = auth.and_then(|name| backends.named(&mut section, &name, Protocol::Http));
         section.finish();
+        let overload = Overload::read(reader);
         let whole = backends.read.into_iter().collect::<Option<Vec<_>>>();
-        Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth })
+        Some(Self { sessions: sessions?, backends: whole?, commands, routes, overload, auth })
     }
 }
 
@@ -195,15 +214,16 @@ fn commands(reader: &mut Reader, backends: &Backends) -> Vec<Command> {
         let backend = backend.and_then(|name| backends.named(section, &name, Protocol::Grpc));
         let timeout = timeout(section, backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
         let audit = section.key("audit").or(Audit::Required);
+        let priority = section.key("priority").or(Priority::Normal);
         let message_type = message_type?;
-        if message_type.is_empty() || message_type.len() > MAX_ID_BYTES {
-            section.problem("message_type", "is empty or longer than 128 bytes");
+        if let Some(problem) = pattern::problem(&message_type) {
+            section.problem("message_type", problem);
         }
         if seen.contains(&message_type) {
             section.problem("message_type", format!("`{message_type}` has a route already"));
         }
         seen.push(message_type.clone());
-        Some(Command { message_type, backend: backend?, timeout, audit })
+        Some(Command { message_type, backend: backend?, timeout, audit, priority })
     })
 }
 
@@ -215,6 +235,7 @@ fn routes(reader: &mut Reader, backends: &Backends) -> Vec<Route> {
         let backend = backend.and_then(|name| backends.named(section, &name, Protocol::Http));
         let strip_prefix = section.key("strip_prefix").or(false);
         let audit = section.key("audit").or(Audit::BestEffort);
+        let priority = section.key("priority").or(Priority::Normal);
         let prefix = prefix?;
         if let Some(problem) = prefix_problem(&prefix) {
             section.problem("prefix", format!("`{prefix}` {problem}"));
@@ -224,7 +245,7 @@ fn routes(reader: &mut Reader, backends: &Backends) -> Vec<Route> {
             section.problem("prefix", format!("`{prefix}` has a route already"));
         }
         seen.push(prefix.clone());
-        Some(Route { prefix, backend: backend?, strip_prefix, audit })
+        Some(Route { prefix, backend: backend?, strip_prefix, audit, priority })
     })
 }
 

@@ -22,19 +22,24 @@ use gatehouse_proto::keys::Signer;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::{closing::Closing, config::Config, metrics::HttpMetrics, trail::Trail};
+use crate::{
+    closing::Closing,
+    metrics::HttpMetrics,
+    routing::{Routing, Table},
+};
 use errors::Problem;
 pub(crate) use health::Dependencies;
-use proxy::Proxy;
-use routes::{Own, Place, Table};
+pub(crate) use proxy::Proxy;
+pub(crate) use routes::Table as Places;
+use routes::{Own, Place};
+pub(crate) use upstream::Upstream;
 
 const REQUEST_ID: &str = "x-request-id";
 
 /// What the public listener serves.
 #[derive(Debug)]
 pub(crate) struct Door {
-    table: Table,
-    proxy: Proxy,
+    routing: Arc<Routing>,
     dependencies: Dependencies,
     keys: Bytes,
     metrics: HttpMetrics,
@@ -42,15 +47,8 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    pub(crate) fn new(config: &Config, dependencies: Dependencies, trail: &Trail, metrics: &Metrics, closing: Closing) -> Self {
-        Self {
-            table: Table::new(&config.routes),
-            proxy: Proxy::new(config, trail, closing.clone()),
-            dependencies,
-            keys: public_keys(&config.sessions.signer),
-            metrics: HttpMetrics::new(metrics),
-            closing,
-        }
+    pub(crate) fn new(signer: &Signer, routing: Arc<Routing>, dependencies: Dependencies, metrics: &Metrics, closing: Closing) -> Self {
+        Self { routing, dependencies, keys: public_keys(signer), metrics: HttpMetrics::new(metrics), closing }
     }
 
     /// The router of the `http` socket. Everything goes through one function, so that nothing is answered without a request id and a count.
@@ -58,7 +56,7 @@ impl Door {
         Router::new().fallback(answer).with_state(Arc::new(self))
     }
 
-    async fn respond(self: &Arc<Self>, place: &Place, request: Request, request_id: &str) -> Result<Response, Problem> {
+    async fn respond(&self, table: &Table, place: &Place, request: Request, request_id: &str) -> Result<Response, Problem> {
         guard::check(&request)?;
         match place {
             Place::Own(own) => {
@@ -72,7 +70,7 @@ impl Door {
                     return Err(Problem::MethodNotAllowed);
                 }
                 let route = if let Place::Route(route) = place { Some(*route) } else { None };
-                self.proxy.answer(route, request, request_id).await
+                table.proxy.answer(route, request, request_id).await
             }
             Place::Nowhere => Err(Problem::NotFound),
         }
@@ -96,10 +94,11 @@ impl Door {
 async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response {
     let request_id = request_id(request.headers());
     let path = request.uri().path();
-    let place = door.table.place(path);
-    let counted = door.metrics.begin(door.table.label(&place, path), request.method());
+    let table = door.routing.now();
+    let place = table.places.place(path);
+    let counted = door.metrics.begin(table.places.label(&place, path), request.method());
     let head = *request.method() == Method::HEAD;
-    let mut response = door.respond(&place, request, &request_id).await.unwrap_or_else(|problem| problem.response(&request_id));
+    let mut response = door.respond(&table, &place, request, &request_id).await.unwrap_or_else(|problem| problem.response(&request_id));
     if head {
         *response.body_mut() = Body::empty();
     }

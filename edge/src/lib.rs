@@ -8,6 +8,7 @@
 //!
 //! It owns no state that outlives it: killed at any line, it loses answers that were not given, and nothing else.
 
+mod admission;
 mod closing;
 mod commands;
 pub mod config;
@@ -15,6 +16,7 @@ mod gateway;
 mod http;
 mod metrics;
 mod relay;
+mod routing;
 mod trail;
 
 use std::sync::Arc;
@@ -36,7 +38,20 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let trail = trail::Trail::new(recorder, metrics);
     let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
-    let commands = Arc::new(commands::Commands::new(&config, verifier.clone(), trail.clone(), metrics, closing.clone()));
+    let signer = Arc::clone(&config.sessions.signer);
+    let admission = admission::Admission::new(&config.overload, metrics);
+    let makings = routing::Makings { admission: admission.clone(), trail: trail.clone(), closing: closing.clone() };
+    let (state_dir, origin, outcomes) = (shared.state_dir.join("edge"), process.origin().cloned(), commands::Outcomes::new(metrics));
+    let desk = Arc::new(routing::Desk::open(routing::Ground { config, makings, outcomes, state_dir, origin }, metrics));
+    let commands = commands::Commands {
+        verifier: verifier.clone(),
+        routing: desk.routing(),
+        admission,
+        trail: trail.clone(),
+        signer: Arc::clone(&signer),
+        closing: closing.clone(),
+    };
+    let commands = Arc::new(commands);
     let relay = relay::Relay { verifier, pushers: Arc::clone(&pushers), trail: trail.clone() };
     let dependencies = http::Dependencies {
         redis,
@@ -45,11 +60,12 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         members,
         instance: process.instance(),
     };
-    let public = http::Door::new(&config, dependencies, &trail, metrics, closing);
+    let public = http::Door::new(&signer, desk.routing(), dependencies, metrics, closing);
     let gateway = door::router(&process, gateway::Door { commands, relay }).await?;
 
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);
-    process.serve_local_until_drain(|routes| routes)?;
+    let control = routing::Service::new(desk, process.shutdown().clone());
+    process.serve_local_until_drain(|routes| routes.add_service(control.into_server()))?;
 
     process.serve("grpc", grpc, gateway);
     process.serve("http", http, public.router());

@@ -55,7 +55,10 @@ fn routes_are_joined_to_their_backends() {
     assert_eq!(command(0), (0, Duration::from_secs(3), Audit::Required), "the backend's timeout");
     assert_eq!(command(1), (0, Duration::from_millis(500), Audit::BestEffort));
     assert_eq!(config.backends[1].timeout, TIMEOUT);
-    assert_eq!(config.routes, [Route { prefix: "/shop".into(), backend: 1, strip_prefix: true, audit: Audit::Required }]);
+    assert_eq!(
+        config.routes,
+        [Route { prefix: "/shop".into(), backend: 1, strip_prefix: true, audit: Audit::Required, priority: Priority::Normal }]
+    );
     assert_eq!(config.auth, Some(1));
 }
 

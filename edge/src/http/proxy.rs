@@ -14,9 +14,11 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
+    admission::{Admission, Place, Within},
     closing::Closing,
     commands::to_the_end,
-    config::{AUTH_PREFIX, Audit, Backend, Config, Protocol},
+    config::{AUTH_PREFIX, Audit, Config, Priority},
+    routing::{End, Makings, Way},
     trail::{Act, Outcome, Trail},
 };
 
@@ -25,6 +27,7 @@ use crate::{
 pub(crate) struct Proxy {
     routes: Vec<Option<Arc<Forward>>>,
     auth: Option<Arc<Forward>>,
+    admission: Admission,
     closing: Closing,
 }
 
@@ -33,21 +36,32 @@ struct Forward {
     prefix: String,
     strip_prefix: bool,
     audit: Audit,
+    priority: Priority,
+    /// An operator took it out of service.
+    disabled: bool,
     upstream: Upstream,
+    /// What that backend may have to do at once.
+    bound: Within,
     trail: Trail,
 }
 
 impl Proxy {
-    pub(crate) fn new(config: &Config, trail: &Trail, closing: Closing) -> Self {
-        let upstream = |backend: &Backend| (backend.protocol == Protocol::Http).then(|| Upstream::new(backend));
-        let upstreams: Vec<_> = config.backends.iter().map(upstream).collect();
-        let forward = |backend: usize, prefix: &str, strip_prefix: bool, audit: Audit| {
-            let upstream = upstreams.get(backend)?.clone()?;
-            Some(Arc::new(Forward { prefix: prefix.to_owned(), strip_prefix, audit, upstream, trail: trail.clone() }))
+    /// `end`: what stands behind a backend's number; `is_disabled`: whether the route of that name is.
+    pub(crate) fn new(
+        config: &Config,
+        end: impl Fn(usize) -> Option<End>,
+        is_disabled: impl Fn(&str) -> bool,
+        Makings { admission, trail, closing }: &Makings,
+    ) -> Self {
+        let forward = |backend: usize, prefix: &str, strip_prefix: bool, audit: Audit, priority: Priority| {
+            let End { way: Way::Http(upstream), bound } = end(backend)? else { return None };
+            let (prefix, disabled, trail) = (prefix.to_owned(), is_disabled(prefix), trail.clone());
+            Some(Arc::new(Forward { prefix, strip_prefix, audit, priority, disabled, upstream, bound, trail }))
         };
-        let routes = config.routes.iter().map(|route| forward(route.backend, &route.prefix, route.strip_prefix, route.audit)).collect();
-        let auth = config.auth.and_then(|backend| forward(backend, AUTH_PREFIX, false, Audit::BestEffort));
-        Self { routes, auth, closing }
+        let route = |route: &crate::config::Route| forward(route.backend, &route.prefix, route.strip_prefix, route.audit, route.priority);
+        let routes = config.routes.iter().map(route).collect();
+        let auth = config.auth.and_then(|backend| forward(backend, AUTH_PREFIX, false, Audit::BestEffort, Priority::Normal));
+        Self { routes, auth, admission: admission.clone(), closing: closing.clone() }
     }
 
     /// The backend's answer; the auth backend's without a route.
@@ -56,17 +70,21 @@ impl Proxy {
             Some(route) => self.routes.get(route).cloned().flatten().ok_or(Problem::NotFound)?,
             None => self.auth.clone().ok_or(Problem::NoAuth)?,
         };
+        if forward.disabled {
+            return Err(Problem::RouteDisabled);
+        }
+        let place = self.admission.enter(forward.priority, Some(&forward.bound)).await?;
         let request_id = request_id.to_owned();
         let closing = self.closing.clone();
-        to_the_end(self.closing.shutdown(), "forward", async move { forward.answer(request, &request_id, &closing).await }).await
+        to_the_end(self.closing.shutdown(), "forward", async move { forward.answer(request, place, &request_id, &closing).await }).await
     }
 }
 
 impl Forward {
-    async fn answer(&self, request: Request, request_id: &str, closing: &Closing) -> Result<Response, Problem> {
+    async fn answer(&self, request: Request, mut place: Place, request_id: &str, closing: &Closing) -> Result<Response, Problem> {
         let caller = Caller::of(request.extensions(), request.headers());
         let answer = tokio::select! {
-            answer = self.pass_on(request, request_id) => answer,
+            answer = place.outside(self.pass_on(request, request_id)) => answer,
             () = closing.last_call() => Err(Problem::ShuttingDown),
         };
         let status = answer.as_ref().map_or_else(|problem| problem.status(), Response::status);

@@ -78,10 +78,11 @@ fn below(path: &str, prefix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Audit;
+    use crate::config::{Audit, Priority};
 
     fn table(prefixes: &[&str]) -> Table {
-        let route = |prefix: &&str| Route { prefix: (*prefix).into(), backend: 0, strip_prefix: false, audit: Audit::BestEffort };
+        let (audit, priority) = (Audit::BestEffort, Priority::Normal);
+        let route = |prefix: &&str| Route { prefix: (*prefix).into(), backend: 0, strip_prefix: false, audit, priority };
         Table::new(&prefixes.iter().map(route).collect::<Vec<_>>())
     }
 
