@@ -23,11 +23,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.find(|(given, _)| given.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
@@ -44,7 +44,7 @@ pub(crate) async fn raw(address: SocketAddr, request: &str) -> Answer {
     Answer { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head: head.to_owned(), body: body.to_owned() }
 }
 
-async fn get(bench: &Bench, path: &str) -> Answer {
+pub(crate) async fn get(bench: &Bench, path: &str) -> Answer {
     request(bench, "GET", path, "").await
 }
 
@@ -53,7 +53,7 @@ async fn request(bench: &Bench, method: &str, path: &str, headers: &str) -> Answ
 }
 
 /// A backend that answers with what it got.
-fn mirror() -> Server {
+pub(crate) fn mirror() -> Server {
     Server::tcp(Router::new().fallback(async |request: Request| {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();

@@ -5,5 +5,7 @@ mod bench;
 mod commands;
 mod fakes;
 mod http;
+mod overload;
 mod relay;
+mod reloads;
 mod surface;
