@@ -64,12 +64,13 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let gateway = door::router(&process, gateway::Door { commands, relay }).await?;
 
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);
-    let control = routing::Service::new(desk, process.shutdown().clone());
+    let control = routing::Service::new(&desk, process.shutdown().clone());
     process.serve_local_until_drain(|routes| routes.add_service(control.into_server()))?;
 
     process.serve("grpc", grpc, gateway);
     process.serve("http", http, public.router());
     process.ready().await;
     process.until_drain().await;
+    drop(desk);
     Ok(())
 }
