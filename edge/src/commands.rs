@@ -3,7 +3,6 @@
 //! From the moment a command may be carried out, it goes on to its record even when the client has left: tonic drops a handler whose client
 //! disconnects, and what was done must stand in the trail.
 
-mod downstream;
 mod finish;
 
 use std::{sync::Arc, time::Duration};
@@ -19,12 +18,12 @@ use tonic::{Code, Status};
 
 use crate::{
     admission::{Admission, Bound, Place, Refused, Within},
+    backends::{Backend, Call, Deadline, Failure},
     closing::Closing,
     config::{Audit, Priority},
     routing::Routing,
     trail::{self, Act, Outcome, Trail},
 };
-pub(crate) use downstream::{Downstream, Outcomes};
 pub(crate) use finish::to_the_end;
 
 /// Carries out commands; one for the process.
@@ -41,11 +40,13 @@ pub(crate) struct Commands {
 /// Where commands of one type go.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
-    pub(crate) downstream: Downstream,
+    pub(crate) backend: Arc<Backend>,
     /// What that backend may have to do at once.
     pub(crate) bound: Within,
     pub(crate) timeout: Duration,
     pub(crate) audit: Audit,
+    pub(crate) idempotent: bool,
+    pub(crate) path: Option<http::uri::PathAndQuery>,
     pub(crate) priority: Priority,
     /// An operator took it out of service.
     pub(crate) disabled: bool,
@@ -98,13 +99,14 @@ impl Commands {
         patience: Option<Duration>,
     ) -> Result<ExecuteCommandResponse, Status> {
         // One deadline from the request on: what verification took is no longer there for the downstream.
-        let left = patience.map_or(Duration::MAX, |patience| patience.saturating_sub(caller.since.elapsed()));
+        let left = patience.map(|patience| patience.saturating_sub(caller.since.elapsed()));
+        let call = Call { command: request, session, path: route.path.as_ref(), idempotent: route.idempotent };
         let result = tokio::select! {
-            result = place.outside(route.downstream.execute(request, session, route.timeout.min(left))) => result,
-            () = self.closing.last_call() => Err(route.downstream.abandon()),
+            result = place.outside(route.backend.execute(&call, Deadline::new(route.timeout, left))) => result.map_err(Failure::into_status),
+            () = self.closing.last_call() => Err(route.backend.abandon()),
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        let on = Some((route.downstream.name(), "backend"));
+        let on = Some((route.backend.name(), "backend"));
         let record = act(request, on).grpc(caller, session, Outcome::of(code), code);
         // The answer is signed while the record is on its way.
         let recorded = self.trail.keep(route.audit, "command", record);

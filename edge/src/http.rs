@@ -32,7 +32,6 @@ pub(crate) use health::Dependencies;
 pub(crate) use proxy::Proxy;
 pub(crate) use routes::Table as Places;
 use routes::{Own, Place};
-pub(crate) use upstream::Upstream;
 
 const REQUEST_ID: &str = "x-request-id";
 

@@ -9,6 +9,7 @@
 //! It owns no state that outlives it: killed at any line, it loses answers that were not given, and nothing else.
 
 mod admission;
+mod backends;
 mod closing;
 mod commands;
 pub mod config;
@@ -40,9 +41,10 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
     let signer = Arc::clone(&config.sessions.signer);
     let admission = admission::Admission::new(&config.overload, metrics);
+    let backends = backends::Backends::open(process.shutdown(), metrics, &config.backends);
     let makings = routing::Makings { admission: admission.clone(), trail: trail.clone(), closing: closing.clone() };
-    let (state_dir, origin, outcomes) = (shared.state_dir.join("edge"), process.origin().cloned(), commands::Outcomes::new(metrics));
-    let desk = Arc::new(routing::Desk::open(routing::Ground { config, makings, outcomes, state_dir, origin }, metrics));
+    let (state_dir, origin) = (shared.state_dir.join("edge"), process.origin().cloned());
+    let desk = Arc::new(routing::Desk::open(routing::Ground { config, makings, backends, state_dir, origin }, metrics));
     let commands = commands::Commands {
         verifier: verifier.clone(),
         routing: desk.routing(),

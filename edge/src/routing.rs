@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-pub(crate) use behind::{End, Way};
+pub(crate) use behind::End;
 pub(crate) use desk::{Desk, Ground};
 pub(crate) use service::Service;
 pub(crate) use table::{Makings, Table};

@@ -4,13 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatehouse_proto::ids::StreamId;
-use redis::{
-    FromRedisValue as _, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
-    cmd, pipe,
-};
+use redis::{FromRedisValue as _, Value, aio::ConnectionLike, cmd, pipe};
 
-use super::{Redis, RedisError, StreamInfo};
+use super::{Connection, Redis, RedisError, StreamInfo};
 use crate::backoff::Backoff;
 
 /// How long one read waits for entries. Also how fresh the horizon of an idle stream is.
@@ -71,7 +67,7 @@ pub struct Tail {
     // Noticed, and not yet told.
     wiped: bool,
     trimmed: Option<StreamId>,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Connection>,
     backoff: Backoff,
     failed: bool,
 }
@@ -131,7 +127,8 @@ impl Tail {
         };
         if fresh {
             self.look_for_loss(&mut connection).await?;
-            self.redis.revive().await;
+            // The shared connection is made anew, if it must be, by a command of ours rather than by a client's.
+            self.redis.is_connected().await;
         }
         let mut read = pipe();
         read.cmd("TIME").cmd("XREAD").arg("COUNT").arg(self.count);
@@ -167,7 +164,7 @@ impl Tail {
     }
 
     /// A stream whose newest id is older than what was read from it is another stream. One whose entries behind what was read are gone has lost some.
-    async fn look_for_loss(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+    async fn look_for_loss(&mut self, connection: &mut Connection) -> Result<(), RedisError> {
         let bound = self.redis.config.command_timeout;
         let info = tokio::time::timeout(bound, stream_info(connection, &self.stream));
         let info = info.await.map_err(|_| RedisError::Timeout(bound))??;

@@ -42,10 +42,10 @@ async fn list(config: Option<&Path>, output: &mut Output) -> Result<(), Failure>
     let mut supervisor = connect(config).await?;
     let breakers = local::answer(PEER, BOUND, supervisor.breakers(BreakersRequest {})).await?.breakers;
     if output.is_json() {
-        let document = |BreakerStatus { backend, state, detail }| json!({ "backend": backend, "state": state, "detail": detail });
+        let document = |BreakerStatus { backend, state }| json!({ "backend": backend, "state": state });
         let breakers: Vec<_> = breakers.into_iter().map(document).collect();
         return output.document(&json!({ "breakers": breakers }));
     }
-    let row = |BreakerStatus { backend, state, detail }| [backend, state, detail];
-    output.table(["BACKEND", "STATE", "DETAIL"], breakers.into_iter().map(row))
+    let row = |BreakerStatus { backend, state }| [backend, state];
+    output.table(["BACKEND", "STATE"], breakers.into_iter().map(row))
 }

@@ -7,6 +7,7 @@ mod exec;
 mod history;
 mod play;
 mod publish;
+mod route;
 mod siblings;
 mod status;
 mod subscribe;

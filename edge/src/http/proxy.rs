@@ -18,7 +18,7 @@ use crate::{
     closing::Closing,
     commands::to_the_end,
     config::{AUTH_PREFIX, Audit, Config, Priority},
-    routing::{End, Makings, Way},
+    routing::{End, Makings},
     trail::{Act, Outcome, Trail},
 };
 
@@ -54,9 +54,9 @@ impl Proxy {
         Makings { admission, trail, closing }: &Makings,
     ) -> Self {
         let forward = |backend: usize, prefix: &str, strip_prefix: bool, audit: Audit, priority: Priority| {
-            let End { way: Way::Http(upstream), bound } = end(backend)? else { return None };
+            let End { backend, bound } = end(backend)?;
             let (prefix, disabled, trail) = (prefix.to_owned(), is_disabled(prefix), trail.clone());
-            Some(Arc::new(Forward { prefix, strip_prefix, audit, priority, disabled, upstream, bound, trail }))
+            Some(Arc::new(Forward { prefix, strip_prefix, audit, priority, disabled, upstream: Upstream::new(backend), bound, trail }))
         };
         let route = |route: &crate::config::Route| forward(route.backend, &route.prefix, route.strip_prefix, route.audit, route.priority);
         let routes = config.routes.iter().map(route).collect();

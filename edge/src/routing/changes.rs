@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Config, Overload};
+use crate::config::{AUTH_PREFIX, Backend, Command, Config, Overload, Route};
 
 /// A line for each thing that is new, gone or different.
 pub(super) fn changes(before: &Config, now: &Config) -> Vec<String> {
@@ -16,47 +16,52 @@ pub(super) fn changes(before: &Config, now: &Config) -> Vec<String> {
     lines
 }
 
-type Things = BTreeMap<String, String>;
+/// By name: what is said of it, and all there is to it. There are no secrets in it.
+type Things = BTreeMap<String, (String, String)>;
 
 fn compare(kind: &str, before: &Things, now: &Things, lines: &mut Vec<String>) {
-    for (name, what) in now {
+    for (name, (what, whole)) in now {
         match before.get(name) {
             None => lines.push(format!("{kind} {name}: new, {what}")),
-            Some(was) if was != what => lines.push(format!("{kind} {name}: {what}; was {was}")),
+            Some((was, _)) if was != what => lines.push(format!("{kind} {name}: {what}; was {was}")),
+            Some((_, all)) if all != whole => lines.push(format!("{kind} {name}: other settings")),
             Some(_) => {}
         }
     }
     lines.extend(before.keys().filter(|name| !now.contains_key(*name)).map(|name| format!("{kind} {name}: gone")));
 }
 
-/// Whatever is set for one, so that nothing changes silently; there are no secrets in it.
 fn backends(config: &Config) -> Things {
-    config
-        .backends
-        .iter()
-        .map(|backend| (backend.name.clone(), format!("{} {} {:?}", backend.protocol, backend.address.authority(), backend.timeout)))
-        .collect()
+    let backend = |backend: &Backend| {
+        let at: Vec<_> = backend.addresses.iter().map(ToString::to_string).collect();
+        let what = format!("{} at {}, within {:?}", backend.protocol, at.join(", "), backend.timeout);
+        (backend.name.clone(), (what, format!("{backend:?}")))
+    };
+    config.backends.iter().map(backend).collect()
 }
 
+/// Its name: numbers differ from file to file.
 fn backend(config: &Config, backend: usize) -> &str {
     config.backends.get(backend).map_or("", |backend| &backend.name)
 }
 
 fn commands(config: &Config) -> Things {
-    let command = |command: &crate::config::Command| {
-        let crate::config::Command { message_type, backend: to, timeout, audit, priority } = command;
-        (message_type.clone(), format!("to {} within {timeout:?}, audit {audit}, {priority}", backend(config, *to)))
+    let command = |command: &Command| {
+        let Command { message_type, backend: to, timeout, audit, priority, .. } = command;
+        let what = format!("to {} within {timeout:?}, audit {audit}, {priority}", backend(config, *to));
+        (message_type.clone(), (what, format!("{:?}", Command { backend: 0, ..command.clone() })))
     };
     config.commands.iter().map(command).collect()
 }
 
 fn routes(config: &Config) -> Things {
-    let route = |route: &crate::config::Route| {
-        let crate::config::Route { prefix, backend: to, strip_prefix, audit, priority } = route;
+    let route = |route: &Route| {
+        let Route { prefix, backend: to, strip_prefix, audit, priority, .. } = route;
         let strip = if *strip_prefix { ", without its prefix" } else { "" };
-        (prefix.clone(), format!("to {}{strip}, audit {audit}, {priority}", backend(config, *to)))
+        let what = format!("to {}{strip}, audit {audit}, {priority}", backend(config, *to));
+        (prefix.clone(), (what, format!("{:?}", Route { backend: 0, ..route.clone() })))
     };
-    let auth = config.auth.map(|auth| (crate::config::AUTH_PREFIX.to_owned(), format!("to {}", backend(config, auth))));
+    let auth = config.auth.map(|auth| (AUTH_PREFIX.to_owned(), (format!("to {}", backend(config, auth)), String::new())));
     config.routes.iter().map(route).chain(auth).collect()
 }
 

@@ -13,13 +13,13 @@ use tokio::{sync::Mutex, task::spawn_blocking};
 
 use super::{
     Routing,
-    behind::{Behind, Circuit},
+    behind::Behind,
     changes::changes,
     switches::{Disabled, Switches},
     table::{Makings, Table},
 };
 use crate::{
-    commands::Outcomes,
+    backends::{Backends, CircuitState},
     config::{AUTH_PREFIX, Config},
 };
 
@@ -35,7 +35,7 @@ const LISTED: usize = 12;
 pub(crate) struct Ground {
     pub(crate) config: Config,
     pub(crate) makings: Makings,
-    pub(crate) outcomes: Outcomes,
+    pub(crate) backends: Backends,
     pub(crate) state_dir: PathBuf,
     pub(crate) origin: Option<Origin>,
 }
@@ -67,7 +67,7 @@ struct DeskMetrics {
 impl Desk {
     /// With the first table. Reads the switches.
     pub(crate) fn open(ground: Ground, metrics: &Metrics) -> Self {
-        let Ground { config, makings, outcomes, state_dir, origin } = ground;
+        let Ground { config, makings, backends, state_dir, origin } = ground;
         let metrics = DeskMetrics {
             reloads: metrics.counters(
                 "config_reloads_total",
@@ -78,8 +78,7 @@ impl Desk {
             unreadable: metrics
                 .gauge("route_switches_unreadable", "1: which routes were taken out of service is not known; all of them serve."),
         };
-        let mut behind = Behind::new(makings.admission.clone(), outcomes);
-        behind.reload(&config.backends);
+        let behind = Behind::new(backends, &config.backends, makings.admission.clone());
         let (switches, problem) = Switches::load(&state_dir);
         if let Some(problem) = &problem {
             tracing::warn!(problem, "the disabled routes cannot be read; every route is in service");
@@ -202,14 +201,14 @@ impl Desk {
 impl Desk {
     /// How each stands.
     pub(super) async fn breakers(&self) -> Vec<BreakerStatus> {
-        let circuits = self.state.lock().await.behind.circuits();
-        circuits.into_iter().map(|Circuit { backend, state, detail }| BreakerStatus { backend, state: state.to_owned(), detail }).collect()
+        let circuits = self.state.lock().await.behind.backends.circuits();
+        circuits.into_iter().map(|CircuitState { backend, state }| BreakerStatus { backend, state: state.name().to_owned() }).collect()
     }
 
     /// Closes one.
     pub(super) async fn reset_breaker(&self, backend: &str) -> EdgeVerdict {
         let state = self.state.lock().await;
-        if state.behind.reset_circuit(backend) {
+        if state.behind.backends.reset_circuit(backend) {
             return done(&format!("the circuit of {backend} is closed"), Vec::new());
         }
         let names: Vec<_> = state.config.backends.iter().map(|backend| backend.name.as_str()).collect();

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    behind::{Behind, Way},
-    patterns::Patterns,
-    switches::Switches,
-};
+use super::{behind::Behind, patterns::Patterns, switches::Switches};
 use crate::{
     admission::Admission,
     closing::Closing,
@@ -29,15 +25,16 @@ pub(crate) struct Table {
 impl Table {
     pub(super) fn new(config: &Config, behind: &Behind, switches: &Switches, makings: &Makings) -> Self {
         let is_disabled = |name: &str| switches.of(name).is_some();
-        let end = |backend: usize| behind.end(&config.backends.get(backend)?.name).cloned();
+        let end = |backend: usize| behind.end(&config.backends.get(backend)?.name);
         let command = |command: &crate::config::Command| {
             let end = end(command.backend)?;
-            let Way::Grpc(downstream) = end.way else { return None };
             let route = Route {
-                downstream,
+                backend: end.backend,
                 bound: end.bound,
                 timeout: command.timeout,
                 audit: command.audit,
+                idempotent: command.idempotent,
+                path: command.path.clone(),
                 priority: command.priority,
                 disabled: is_disabled(&command.message_type),
             };
