@@ -213,6 +213,12 @@ impl<'a> Section<'a> {
         Section { reader: &mut *self.reader, name: path, table, asked: Vec::new() }
     }
 
+    /// Whether it stands in the file, be it without any key.
+    #[must_use]
+    pub fn is_present(&self) -> bool {
+        self.table.line != 0
+    }
+
     /// Notes a problem with a key that was read, at its place in the file, for checks that span keys.
     pub fn problem(&mut self, key: &str, message: impl Into<String>) {
         let line = self.table.entries.get(key).map_or(self.table.line, Node::line);

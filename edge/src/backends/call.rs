@@ -122,8 +122,8 @@ mod tests {
         let of = |timeout, patience| Deadline::new(timeout, patience);
         assert!(!of(hour, None).is_of_client());
         assert!(!of(hour, Some(hour)).is_of_client());
-        let client = of(hour, Some(Duration::from_secs(60)));
-        assert!(client.is_of_client() && client.left() <= Duration::from_secs(60));
+        let client = of(hour, Some(Duration::from_mins(1)));
+        assert!(client.is_of_client() && client.left() <= Duration::from_mins(1));
         assert!(of(Duration::MAX, None).left() > hour);
         assert!(of(hour, Some(Duration::ZERO)).left().is_zero());
     }

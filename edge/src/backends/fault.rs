@@ -31,7 +31,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// A backend's status.
-    pub(super) fn of(status: Status) -> Self {
+    pub(super) fn of(status: &Status) -> Self {
         match status.code() {
             Code::Unavailable => Self::Unavailable,
             Code::DeadlineExceeded => Self::TimedOut,
@@ -137,12 +137,12 @@ mod tests {
             (Fault::Broken, Code::Unavailable, "downstream is unavailable", Verdict::Failure),
             (Fault::TimedOut, Code::DeadlineExceeded, "downstream timed out", Verdict::Failure),
             (Fault::Garbage, Code::Unavailable, "downstream is unavailable", Verdict::Failure),
-            (Fault::of(Status::unavailable("I am full")), Code::Unavailable, "downstream is unavailable", Verdict::Failure),
-            (Fault::of(Status::deadline_exceeded("mine")), Code::DeadlineExceeded, "downstream timed out", Verdict::Failure),
-            (Fault::of(Status::cancelled("by me")), Code::Cancelled, "by me", Verdict::Success),
-            (Fault::of(Status::unauthenticated("who?")), Code::Unauthenticated, "who?", Verdict::Success),
-            (Fault::of(Status::permission_denied("no")), Code::PermissionDenied, "no", Verdict::Success),
-            (Fault::of(Status::internal("oops")), Code::Internal, "oops", Verdict::Success),
+            (Fault::of(&Status::unavailable("I am full")), Code::Unavailable, "downstream is unavailable", Verdict::Failure),
+            (Fault::of(&Status::deadline_exceeded("mine")), Code::DeadlineExceeded, "downstream timed out", Verdict::Failure),
+            (Fault::of(&Status::cancelled("by me")), Code::Cancelled, "by me", Verdict::Success),
+            (Fault::of(&Status::unauthenticated("who?")), Code::Unauthenticated, "who?", Verdict::Success),
+            (Fault::of(&Status::permission_denied("no")), Code::PermissionDenied, "no", Verdict::Success),
+            (Fault::of(&Status::internal("oops")), Code::Internal, "oops", Verdict::Success),
         ] {
             assert_eq!(given.verdict(), verdict, "{given:?}");
             let shown = given.status();
@@ -171,7 +171,7 @@ mod tests {
     fn a_backend_cannot_speak_in_our_trailers() {
         let mut given = Status::with_details(Code::Aborted, "m", bytes::Bytes::from_static(b"d"));
         given.metadata_mut().insert("gateway-cursor", "1-1".parse().unwrap());
-        let shown = Fault::of(given).status();
+        let shown = Fault::of(&given).status();
         assert!(shown.metadata().is_empty());
         assert_eq!(shown.details(), b"d");
     }

@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod bench;
+mod circuit;
 mod commands;
 mod fakes;
 mod http;
 mod overload;
+mod posted;
 mod relay;
 mod reloads;
 mod surface;
