@@ -73,12 +73,14 @@ impl Commands {
         if let Some(route) = self.routes.get(&request.message_type).filter(|route| route.replay == Replay::Answer).cloned() {
             return self.execute_kept(route, request, caller, patience).await;
         }
-        let session = match self.verifier.command(&request, caller.address).await {
+        let session = match caller.trace.step("verify").around(self.verifier.command(&request, caller.address)).await {
             Ok(session) => session,
-            Err(rejected) => return self.reject(&request, &caller, rejected).await,
+            Err(rejected) => return Err(self.reject(&request, &caller, &rejected)),
         };
         let Some(route) = self.routes.get(&request.message_type).cloned() else {
-            return self.refuse(&request, &caller, &session, Outcome::Denied, verdict::not_routed()).await;
+            let status = verdict::not_routed();
+            self.trail.refuse("not_routed", act(&request, None), &caller, Some(&session), Outcome::Denied, status.code());
+            return Err(status);
         };
         let this = Arc::clone(self);
         let whole = async move { this.carry_out(&route, &request, &caller, &session, patience).await.0 };
@@ -94,9 +96,17 @@ impl Commands {
         session: &Session,
         patience: Option<Duration>,
     ) -> (Result<ExecuteCommandResponse, Status>, Fate) {
+        let on = Some((route.backend.name(), "backend"));
+        let intent = || act(request, on).intent(caller, Some(session));
+        let _place = match self.trail.begin(route.audit, "command", intent).await {
+            Ok(place) => place,
+            Err(error) => return (Err(trail::unavailable(error)), Fate::Untouched),
+        };
         // One deadline from the request on: what verification took is no longer there for the downstream.
         let left = patience.map(|patience| patience.saturating_sub(caller.since.elapsed()));
-        let call = Call { command: request, session, path: route.path.as_ref(), idempotent: route.idempotent };
+        let (path, tracestate) = (route.path.as_ref(), caller.trace.state());
+        let call = Call { command: request, session, path, idempotent: route.idempotent, tracestate };
+        let calling = caller.trace.call(route.backend.name());
         let (result, fate) = tokio::select! {
             result = route.backend.execute(&call, Deadline::new(route.timeout, left)) => {
                 let fate = Fate::of(&result);
@@ -105,10 +115,10 @@ impl Commands {
             () = self.closing.last_call() => (Err(route.backend.abandon()), Fate::Unknown),
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        let on = Some((route.backend.name(), "backend"));
+        calling.end_with(code);
         let record = act(request, on).grpc(caller, session, Outcome::of(code), code);
         // The answer is signed while the record is on its way.
-        let recorded = self.trail.keep(route.audit, "command", record);
+        let recorded = caller.trace.step("audit").around(self.trail.keep(route.audit, "command", record));
         let (recorded, answer) = tokio::join!(recorded, async { result.map(|result| self.answer(request, result)) });
         match recorded {
             Ok(()) => (answer, fate),
@@ -116,25 +126,12 @@ impl Commands {
         }
     }
 
-    async fn reject(&self, request: &ExecuteCommandRequest, caller: &Caller, rejected: Rejected) -> Result<ExecuteCommandResponse, Status> {
-        let status = rejected.refusal.status();
-        let Some(session) = rejected.session else { return Err(status) };
-        self.refuse(request, caller, &session, outcome_of(rejected.refusal), status).await
-    }
-
-    /// A refusal to somebody who proved who they are: recorded as what was asked for would have been.
-    async fn refuse(
-        &self,
-        request: &ExecuteCommandRequest,
-        caller: &Caller,
-        session: &Session,
-        outcome: Outcome,
-        status: Status,
-    ) -> Result<ExecuteCommandResponse, Status> {
-        let audit = self.routes.get(&request.message_type).map_or(Audit::Required, |route| route.audit);
-        let record = act(request, None).grpc(caller, session, outcome, status.code());
-        self.trail.keep(audit, "command", record).await.map_err(trail::unavailable)?;
-        Err(status)
+    /// What somebody is told who is refused; noted in the trail.
+    fn reject(&self, request: &ExecuteCommandRequest, caller: &Caller, rejected: &Rejected) -> Status {
+        let (status, outcome) = (rejected.refusal.status(), outcome_of(rejected.refusal));
+        let (cause, session) = (rejected.refusal.reason(), rejected.session.as_deref());
+        self.trail.refuse(cause, act(request, None), caller, session, outcome, status.code());
+        status
     }
 
     fn answer(&self, request: &ExecuteCommandRequest, result: ExecuteResponse) -> ExecuteCommandResponse {

@@ -2,6 +2,7 @@
 
 mod address;
 mod backend;
+mod transfer;
 
 use std::{str::FromStr, time::Duration};
 
@@ -15,6 +16,7 @@ use http::uri::PathAndQuery;
 pub use address::{Address, InvalidAddress};
 pub use backend::{Backend, CircuitBreaker, Ejection, HealthCheck, Protocol, RetryBudget};
 use backend::{Backends, TIMEOUT, path, timeout};
+pub use transfer::Transfer;
 
 /// Paths that the edge answers itself, whatever the routes say.
 pub(crate) const OWN_PATHS: [&str; 7] =
@@ -33,8 +35,8 @@ pub struct Config {
     pub commands: Vec<Command>,
     /// `[[route]]`.
     pub routes: Vec<Route>,
-    /// `[auth] backend`: where `/api/v1/public/auth/*` goes.
-    pub auth: Option<usize>,
+    /// `[auth]`: where `/api/v1/public/auth/*` goes.
+    pub auth: Option<Auth>,
     /// `[connections]`, `[tls]`.
     pub connections: connections::Config,
 }
@@ -69,6 +71,21 @@ pub struct Route {
     pub strip_prefix: bool,
     /// `audit`; best effort unless given.
     pub audit: Audit,
+    /// `timeout`, to the head of the answer; the backend's unless given.
+    pub timeout: Duration,
+    /// As `[http]` says, unless given.
+    pub transfer: Transfer,
+}
+
+/// `[auth]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// `backend`.
+    pub backend: usize,
+    /// `timeout`, to the head of the answer; the backend's unless given.
+    pub timeout: Duration,
+    /// As `[http]` says, unless given.
+    pub transfer: Transfer,
 }
 
 /// What a command gets whose request id was used before.
@@ -99,6 +116,8 @@ pub enum Audit {
     Required,
     /// The record is handed over and may be lost when the queue is full.
     BestEffort,
+    /// As required, and nothing is carried out before another record says that it will be.
+    Intent,
 }
 
 impl FromStr for Audit {
@@ -108,7 +127,8 @@ impl FromStr for Audit {
         match text {
             "required" => Ok(Self::Required),
             "best_effort" => Ok(Self::BestEffort),
-            _ => Err("is neither required nor best_effort"),
+            "intent" => Ok(Self::Intent),
+            _ => Err("is none of required, best_effort, intent"),
         }
     }
 }
@@ -119,11 +139,9 @@ impl Read for Config {
         let sessions = gatehouse_sessions::Config::read(reader);
         let backends = Backends::read(reader);
         let commands = commands(reader, &backends);
-        let routes = routes(reader, &backends);
-        let mut section = reader.section("auth");
-        let auth = section.key("backend").optional::<String>();
-        let auth = auth.and_then(|name| backends.named(&mut section, &name, Some(Protocol::Http)));
-        section.finish();
+        let transfer = Transfer::read(reader);
+        let routes = routes(reader, &backends, transfer);
+        let auth = auth(reader, &backends, transfer);
         let whole = backends.read.into_iter().collect::<Option<Vec<_>>>();
         Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth, connections: connections? })
     }
@@ -155,7 +173,17 @@ fn commands(reader: &mut Reader, backends: &Backends) -> Vec<Command> {
     })
 }
 
-fn routes(reader: &mut Reader, backends: &Backends) -> Vec<Route> {
+fn auth(reader: &mut Reader, backends: &Backends, transfer: Transfer) -> Option<Auth> {
+    let mut section = reader.section("auth");
+    let backend = section.key("backend").optional::<String>();
+    let backend = backend.and_then(|name| backends.named(&mut section, &name, Some(Protocol::Http)));
+    let timeout = timeout(&mut section, "timeout", backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
+    let transfer = transfer.or_as_in(&mut section);
+    section.finish();
+    Some(Auth { backend: backend?, timeout, transfer })
+}
+
+fn routes(reader: &mut Reader, backends: &Backends, transfer: Transfer) -> Vec<Route> {
     let mut seen = Vec::<String>::new();
     reader.each("route", |section| {
         let prefix = section.key("prefix").required::<String>();
@@ -163,6 +191,8 @@ fn routes(reader: &mut Reader, backends: &Backends) -> Vec<Route> {
         let backend = backend.and_then(|name| backends.named(section, &name, Some(Protocol::Http)));
         let strip_prefix = section.key("strip_prefix").or(false);
         let audit = section.key("audit").or(Audit::BestEffort);
+        let timeout = timeout(section, "timeout", backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
+        let transfer = transfer.or_as_in(section);
         let prefix = prefix?;
         if let Some(problem) = prefix_problem(&prefix) {
             section.problem("prefix", format!("`{prefix}` {problem}"));
@@ -172,7 +202,7 @@ fn routes(reader: &mut Reader, backends: &Backends) -> Vec<Route> {
             section.problem("prefix", format!("`{prefix}` has a route already"));
         }
         seen.push(prefix.clone());
-        Some(Route { prefix, backend: backend?, strip_prefix, audit })
+        Some(Route { prefix, backend: backend?, strip_prefix, audit, timeout, transfer })
     })
 }
 

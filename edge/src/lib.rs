@@ -12,10 +12,13 @@ mod backends;
 mod closing;
 mod commands;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gateway;
 mod http;
 mod metrics;
 mod relay;
+mod requests;
 mod trail;
 
 use std::sync::Arc;
@@ -35,7 +38,8 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
 
     config.sessions.keys.follow(&process);
     let closing = closing::Closing::new(&process);
-    let trail = trail::Trail::new(recorder, metrics);
+    let requests = Arc::new(requests::Requests::new(&process));
+    let trail = trail::Trail::new(recorder, &process);
     let limits = Limits::start(&process, &redis, &config.sessions);
     let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process).with_limits(limits);
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
@@ -47,10 +51,11 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         auditor: ipc::channel(shared.local_socket("auditor", 0)),
         pushers,
         members,
+        trail: trail.clone(),
         instance: process.instance(),
     };
-    let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing);
-    let gateway = door::router(&process, gateway::Door { commands, relay }).await?;
+    let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing, Arc::clone(&requests));
+    let gateway = door::router(&process, gateway::Door { commands, relay, requests }).await?;
 
     let listeners = Public::open(&process, &config.connections)?;
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);

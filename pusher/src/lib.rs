@@ -32,7 +32,12 @@ pub use config::Config;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use gatehouse_chassis::{Process, audit::Recorder, connections::Public, redis::Redis};
+use gatehouse_chassis::{
+    Process,
+    audit::{Denied, Recorder},
+    connections::Public,
+    redis::Redis,
+};
 use gatehouse_proto::internal::v1::push_server::PushServer;
 use gatehouse_sessions::{Sessions, Verifier, door};
 use tokio::sync::oneshot;
@@ -72,7 +77,9 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         None => None,
         Some(listener) => {
             let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
-            let direct = Direct::new(attach.clone(), verifier, Recorder::open(&process, redis)?, process.shutdown().clone());
+            let recorder = Recorder::open(&process, redis)?;
+            let denied = Denied::open(&process, recorder.clone());
+            let direct = Direct::new(attach.clone(), verifier, recorder, denied, process.shutdown().clone());
             Some((Public::open(&process, &config.connections)?, listener, door::router(&process, direct).await?))
         }
     };

@@ -64,9 +64,10 @@ impl Commands {
         patience: Option<Duration>,
     ) -> Result<ExecuteCommandResponse, Status> {
         let left = || patience.map_or(Duration::MAX, |patience| patience.saturating_sub(caller.since.elapsed()));
-        let (session, claimed) = match self.verifier.claim(&request, caller.address, route.timeout.saturating_add(MARGIN)).await {
+        let verified = self.verifier.claim(&request, caller.address, route.timeout.saturating_add(MARGIN));
+        let (session, claimed) = match caller.trace.step("verify").around(verified).await {
             Ok(claimed) => claimed,
-            Err(rejected) => return self.reject(&request, &caller, rejected).await,
+            Err(rejected) => return Err(self.reject(&request, &caller, &rejected)),
         };
         let found = match claimed {
             Claimed::First(claim) => Ok(Found::First(claim)),
@@ -78,7 +79,7 @@ impl Commands {
         let claim = match found {
             Ok(Found::First(claim)) => claim,
             Ok(Found::Kept(keepsake)) => return self.give_again(&route, &request, &caller, &session, keepsake).await,
-            Err(refusal) => return self.reject(&request, &caller, Rejected { refusal, session: Some(session) }).await,
+            Err(refusal) => return Err(self.reject(&request, &caller, &Rejected { refusal, session: Some(session) })),
         };
         let (this, left) = (Arc::clone(self), left());
         let whole = async move {

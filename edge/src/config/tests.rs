@@ -55,8 +55,10 @@ fn routes_are_joined_to_their_backends() {
     assert_eq!(command(0), (0, Duration::from_secs(3), Audit::Required), "the backend's timeout");
     assert_eq!(command(1), (0, Duration::from_millis(500), Audit::BestEffort));
     assert_eq!(config.backends[1].timeout, TIMEOUT);
-    assert_eq!(config.routes, [Route { prefix: "/shop".into(), backend: 1, strip_prefix: true, audit: Audit::Required }]);
-    assert_eq!(config.auth, Some(1));
+    let (timeout, transfer) = (TIMEOUT, Transfer::default());
+    let route = Route { prefix: "/shop".into(), backend: 1, strip_prefix: true, audit: Audit::Required, timeout, transfer };
+    assert_eq!(config.routes, [route]);
+    assert_eq!(config.auth, Some(Auth { backend: 1, timeout, transfer }));
 }
 
 #[test]
@@ -124,7 +126,7 @@ fn each_mistake_is_named_at_its_place() {
         (with("/shop/", "shop"), "gateway.toml:24: route[1].prefix: `shop` does not begin with a slash"),
         (with("/shop/", "/a/../b"), "gateway.toml:24: route[1].prefix: `/a/../b` has an empty or a dot segment"),
         (with("/shop/", "/health"), "gateway.toml:24: route[1].prefix: `/health` is answered by the gateway itself"),
-        (with("\"best_effort\"", "\"maybe\""), "gateway.toml:21: command[2].audit: `maybe`: is neither required nor best_effort"),
+        (with("\"best_effort\"", "\"maybe\""), "gateway.toml:21: command[2].audit: `maybe`: is none of required, best_effort, intent"),
         (
             with("audit = \"best_effort\"", "replay = \"maybe\""),
             "gateway.toml:21: command[2].replay: `maybe`: is neither refuse nor answer",
@@ -135,6 +137,21 @@ fn each_mistake_is_named_at_its_place() {
         let shown: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert!(shown.iter().any(|shown| shown == problem), "{problem}\nnot in {shown:#?}");
     }
+}
+
+#[test]
+fn what_a_forwarded_request_is_held_to_is_said_once_for_all_and_otherwise_for_one() {
+    let more = "[http]\nmax_body_bytes = \"2KiB\"\nread_timeout = \"7s\"\n";
+    let text = GOOD.replace("strip_prefix = true", "body_timeout = \"4s\"\nread_timeout = \"0s\"\ntimeout = \"9s\"");
+    let (config, problems) = read(&format!("{more}{text}max_body_bytes = 5\nwrite_timeout = \"6s\"\n"));
+    assert_eq!(problems, []);
+    let (config, seconds) = (config.unwrap(), Duration::from_secs);
+    let all = Transfer { max_body_bytes: 2048, read_timeout: seconds(7), ..Transfer::default() };
+    let route = config.routes[0].transfer;
+    assert!(route.read_timeout > Duration::from_hours(24 * 365), "zero is for ever");
+    assert_eq!(route, Transfer { body_timeout: seconds(4), read_timeout: route.read_timeout, ..all });
+    assert_eq!(config.routes[0].timeout, seconds(9));
+    assert_eq!(config.auth.unwrap().transfer, Transfer { max_body_bytes: 5, write_timeout: seconds(6), ..all });
 }
 
 #[test]
@@ -160,6 +177,22 @@ fn a_backend_is_checked_when_its_section_is_there_and_has_defaults_that_suit() {
     assert!(backend("health_check = {}").health_check.is_some());
     let several = GOOD.replacen("address = \"127.0.0.1:9000\"", "addresses = [\"127.0.0.1:9000\", \"unix:/run/orders.sock\"]", 1);
     assert_eq!(read(&several).0.unwrap().backends[0].addresses.len(), 2);
+}
+
+#[test]
+fn the_sample_s_backends_are_accepted_with_every_key_uncommented() {
+    let sample = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/gateway.toml")).unwrap();
+    let (_, after) = sample.split_once("# --- what stands behind the gateway").unwrap();
+    let (ours, _) = after.split_once("# --- how it speaks").unwrap();
+    let uncommented = |line: &str| line.strip_prefix('#').filter(|text| !text.starts_with([' ', '-'])).unwrap_or(line).to_owned();
+    let text: Vec<_> = ours.lines().map(uncommented).filter(|line| !line.starts_with('-') && !line.starts_with(" -")).collect();
+    let (config, problems) = read(&text.join("\n"));
+    assert_eq!(problems, []);
+    let config = config.unwrap();
+    let defaults = |i: usize| Backend { protocol: config.backends[0].protocol, health_check: None, ..config.backends[i].clone() };
+    let plain = read(&GOOD.replacen("timeout = \"3s\"", "", 1)).0.unwrap().backends.remove(0);
+    let shown = Backend { name: plain.name.clone(), addresses: plain.addresses.clone(), ..defaults(0) };
+    assert_eq!(shown, Backend { health_check: None, ..plain }, "what it shows are the defaults");
 }
 
 #[test]

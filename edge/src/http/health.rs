@@ -10,7 +10,7 @@ use gatehouse_chassis::{
 };
 use serde_json::{Value, json};
 
-use crate::relay::Pushers;
+use crate::{relay::Pushers, trail::Trail};
 
 /// How long each may take to answer.
 const BOUND: Duration = Duration::from_secs(1);
@@ -24,6 +24,7 @@ pub(crate) struct Dependencies {
     pub(crate) auditor: Channel,
     pub(crate) pushers: Arc<Pushers>,
     pub(crate) members: Members,
+    pub(crate) trail: Trail,
     /// Which edge this is.
     pub(crate) instance: u32,
 }
@@ -34,7 +35,7 @@ impl Dependencies {
     pub(crate) async fn report(&self, draining: bool) -> (bool, Value) {
         let serving = !draining || self.members.stays("edge", self.instance);
         let (redis, database, pusher) = tokio::join!(self.redis(), ipc::is_serving(&self.auditor, DATABASE, BOUND), self.any_pusher());
-        Found { serving, redis, database, pusher }.report()
+        Found { serving, redis, database, pusher, trail: self.trail.takes_records() }.report()
     }
 
     async fn redis(&self) -> Standing {
@@ -54,16 +55,21 @@ struct Found {
     redis: Standing,
     database: bool,
     pusher: bool,
+    trail: bool,
 }
 
 impl Found {
     fn report(&self) -> (bool, Value) {
-        let Self { serving, redis, database, pusher } = *self;
-        let ready = serving && redis == Standing::Connected && database && pusher;
+        let Self { serving, redis, database, pusher, trail } = *self;
+        let ready = serving && redis == Standing::Connected && database && pusher && trail;
         let connected = |up| if up { "connected" } else { "disconnected" };
         let is_ready = |up| if up { "ready" } else { "not_ready" };
-        let report =
+        let mut report =
             json!({"status": is_ready(ready), "database": connected(database), "redis": redis.to_string(), "pusher": is_ready(pusher)});
+        // Told when it is so alone: the contract's answer has no such field.
+        if !trail {
+            report["audit"] = "takes no records".into();
+        }
         (ready, report)
     }
 }
@@ -73,7 +79,7 @@ mod tests {
     use super::*;
 
     fn found(serving: bool, redis: Standing, database: bool, pusher: bool) -> (bool, Value) {
-        Found { serving, redis, database, pusher }.report()
+        Found { serving, redis, database, pusher, trail: true }.report()
     }
 
     #[test]
@@ -84,6 +90,8 @@ mod tests {
             found(true, Standing::Disconnected, false, false),
             (false, json!({"status": "not_ready", "database": "disconnected", "redis": "disconnected", "pusher": "not_ready"}))
         );
+        let full = Found { serving: true, redis: Standing::Connected, database: true, pusher: true, trail: false }.report();
+        assert_eq!((full.0, &full.1["status"], &full.1["audit"]), (false, &json!("not_ready"), &json!("takes no records")));
         assert!(!found(false, Standing::Connected, true, true).0, "a draining edge is not ready");
         for (standing, told) in [
             (Standing::EvictsKeys, "evicts keys"),

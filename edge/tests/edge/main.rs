@@ -3,12 +3,19 @@
 
 mod bench;
 mod circuit;
+mod collector;
 mod commands;
 mod fakes;
+mod forward;
 mod http;
 mod kept;
 mod keys;
 mod limits;
+mod lines;
 mod posted;
 mod relay;
+mod stalls;
 mod surface;
+mod traces;
+mod trail;
+mod wire;
