@@ -111,6 +111,7 @@ impl<C: Config> Boot<C> {
         F: Future<Output = anyhow::Result<()>>,
     {
         self.take_name();
+        telemetry::install_crypto();
         let arguments = match self.arguments() {
             Ok(arguments) => arguments,
             Err(code) => return code,

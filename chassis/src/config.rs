@@ -10,6 +10,7 @@ mod secret;
 mod shared;
 mod size;
 mod source;
+mod tracing;
 
 pub use address::{ListenAddr, RedisAddr};
 pub use reader::{Key, Problem, Reader, Section, unknown_key};
@@ -17,6 +18,7 @@ pub use secret::Secret;
 pub use shared::{Budgets, DatabaseUrl, LogConfig, LogFormat, RedisConfig, SentryConfig, Shared, embedded_password_path};
 pub use size::{Bytes, NoSize};
 pub use source::{DEFAULT_PATH, Source};
+pub use tracing::{Collector, OtlpProtocol, TracingConfig};
 
 /// A component's own part of the configuration.
 pub trait Config: Sized {

@@ -28,7 +28,7 @@ pub struct Redis {
 
 impl std::fmt::Debug for Redis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Redis({})", self.config.addr)
+        write!(f, "Redis({}, {})", self.config.addr, if self.link.is_open() { "open" } else { "closed" })
     }
 }
 

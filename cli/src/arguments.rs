@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{admin::AdminCommand, change, client::ClientCommand, config::ConfigCommand, events, logs, why};
+use crate::command::{admin::AdminCommand, change, client::ClientCommand, config::ConfigCommand, events, key::KeyCommand, logs, why};
 
 /// Runs and asks Gatehouse, which stands in front of a company's services: authenticates devices, forwards commands, pushes events, keeps the audit trail.
 #[derive(Debug, Parser)]
@@ -54,6 +54,9 @@ pub enum Command {
     /// Look after the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Rotate the keys that the gateway signs with
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Ask the admin process: audit trail, device sessions
     #[command(subcommand)]
     Admin(AdminCommand),
@@ -104,6 +107,10 @@ mod tests {
             "gatehouse client exec --key k --session s --type t --gateway-key AAAA",
             "gatehouse client subscribe --key k --session s --count none",
             "gatehouse client publish --user u",
+            "gatehouse client bench --key k --session s",
+            "gatehouse client bench --key k --session s --type t --connections 0",
+            "gatehouse client bench --key k --session s --type t --rate 0",
+            "gatehouse client bench --key k --session s --type t --duration soon",
             "gatehouse restart",
             "gatehouse restart egde",
             "gatehouse restart pusher/64",
@@ -118,6 +125,9 @@ mod tests {
             "gatehouse events --since soon",
             "gatehouse why",
             "gatehouse why egde",
+            "gatehouse key",
+            "gatehouse key activate",
+            "gatehouse key retire --now 00000000000000cc",
             "gatehouse logs edge --level loud",
             "gatehouse logs edge --lines 0",
             "gatehouse logs edge --since 2026",
@@ -142,6 +152,9 @@ mod tests {
             "gatehouse logs",
             "gatehouse logs pusher/1 -f --since 10m --level warn",
             "gatehouse logs edge --since 2026-11-21T09:52:16Z -n 7",
+            "gatehouse key list",
+            "gatehouse key add --from k.pem --reason yearly",
+            "gatehouse key activate 00000000000000cc --now",
             "gatehouse config check",
             "gatehouse admin audit list --limit 3 --action-type command --request-id r",
             "gatehouse admin session create --user u --id s --key k.pem",
@@ -149,6 +162,8 @@ mod tests {
             "gatehouse client keygen",
             "gatehouse client exec --key k --session s --type t --payload a --endpoint 127.0.0.1:9090 --http http://127.0.0.1:8080",
             "gatehouse client subscribe --key k --session s --last-event-id 1-0 --count 3",
+            "gatehouse client exec --key k --session s --type t --endpoint https://host:9090 --ca ca.pem",
+            "gatehouse client bench --key k --session s --type t --connections 8 --streams 4 --rate 500.5 --duration 1m --payload-bytes 128",
             "gatehouse client publish --user u --type t --payload a --device s",
         ];
         for line in right {

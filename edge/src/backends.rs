@@ -27,7 +27,10 @@ pub(crate) use backend::Backend;
 pub(crate) use call::{Call, Deadline};
 pub(crate) use circuit::State;
 pub(crate) use fault::Failure;
-pub(crate) use forward::{Answer, Unanswered};
+pub(crate) use forward::{
+    Answer, Unanswered,
+    clock::{Clock, Progress, Turn},
+};
 use metrics::BackendMetrics;
 
 use crate::config;
@@ -95,3 +98,6 @@ impl Backends {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

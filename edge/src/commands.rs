@@ -4,25 +4,28 @@
 //! disconnects, and what was done must stand in the trail.
 
 mod finish;
+mod kept;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use gatehouse_chassis::keys::Keys;
 use gatehouse_proto::{
     downstream::v1::ExecuteResponse,
     gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse},
-    keys::{Signer, sha256},
+    keys::sha256,
     signing::{self, PROTOCOL_VERSION},
 };
-use gatehouse_sessions::{Refusal, Session, Verifier, door::Caller, now_ms, verdict};
+use gatehouse_sessions::{Refusal, Rejected, Session, Verifier, door::Caller, now_ms, verdict};
 use tonic::{Code, Status};
 
 use crate::{
     backends::{Backend, Backends, Call, Deadline, Failure},
     closing::Closing,
-    config::{Audit, Config},
+    config::{Audit, Config, Replay},
     trail::{self, Act, Outcome, Trail},
 };
 pub(crate) use finish::to_the_end;
+use kept::Fate;
 
 /// Carries out commands; one for the process.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ pub(crate) struct Commands {
     verifier: Verifier,
     routes: HashMap<String, Route>,
     trail: Trail,
-    signer: Arc<Signer>,
+    keys: Keys,
     closing: Closing,
 }
 
@@ -39,6 +42,7 @@ struct Route {
     backend: Arc<Backend>,
     timeout: Duration,
     audit: Audit,
+    replay: Replay,
     idempotent: bool,
     path: Option<http::uri::PathAndQuery>,
 }
@@ -48,11 +52,12 @@ impl Commands {
         let route = |command: &crate::config::Command| {
             let backend = backends.get(&config.backends.get(command.backend)?.name)?;
             let path = command.path.clone();
-            let route = Route { backend, timeout: command.timeout, audit: command.audit, idempotent: command.idempotent, path };
+            let (timeout, audit, replay, idempotent) = (command.timeout, command.audit, command.replay, command.idempotent);
+            let route = Route { backend, timeout, audit, replay, idempotent, path };
             Some((command.message_type.clone(), route))
         };
         let routes = config.commands.iter().filter_map(route).collect();
-        Self { verifier, routes, trail, signer: Arc::clone(&config.sessions.signer), closing }
+        Self { verifier, routes, trail, keys: config.sessions.keys.clone(), closing }
     }
 
     /// The answer, once the trail has it. `patience` is how long the client waits.
@@ -65,14 +70,12 @@ impl Commands {
         if self.closing.is_over() {
             return Err(verdict::shutting_down());
         }
-        let session = match self.verifier.command(&request).await {
+        if let Some(route) = self.routes.get(&request.message_type).filter(|route| route.replay == Replay::Answer).cloned() {
+            return self.execute_kept(route, request, caller, patience).await;
+        }
+        let session = match caller.trace.step("verify").around(self.verifier.command(&request, caller.address)).await {
             Ok(session) => session,
-            Err(rejected) => {
-                let (status, outcome) = (rejected.refusal.status(), outcome_of(rejected.refusal));
-                let (cause, session) = (rejected.refusal.reason(), rejected.session.as_deref());
-                self.trail.refuse(cause, act(&request, None), &caller, session, outcome, status.code());
-                return Err(status);
-            }
+            Err(rejected) => return Err(self.reject(&request, &caller, &rejected)),
         };
         let Some(route) = self.routes.get(&request.message_type).cloned() else {
             let status = verdict::not_routed();
@@ -80,10 +83,11 @@ impl Commands {
             return Err(status);
         };
         let this = Arc::clone(self);
-        let whole = async move { this.carry_out(&route, &request, &caller, &session, patience).await };
+        let whole = async move { this.carry_out(&route, &request, &caller, &session, patience).await.0 };
         to_the_end(self.closing.shutdown(), "command", whole).await
     }
 
+    /// The answer, and what a retry may make of it.
     async fn carry_out(
         &self,
         route: &Route,
@@ -91,27 +95,48 @@ impl Commands {
         caller: &Caller,
         session: &Session,
         patience: Option<Duration>,
-    ) -> Result<ExecuteCommandResponse, Status> {
+    ) -> (Result<ExecuteCommandResponse, Status>, Fate) {
         let on = Some((route.backend.name(), "backend"));
         let intent = || act(request, on).intent(caller, Some(session));
-        let _place = self.trail.begin(route.audit, "command", intent).await.map_err(trail::unavailable)?;
+        let _place = match self.trail.begin(route.audit, "command", intent).await {
+            Ok(place) => place,
+            Err(error) => return (Err(trail::unavailable(error)), Fate::Untouched),
+        };
         // One deadline from the request on: what verification took is no longer there for the downstream.
         let left = patience.map(|patience| patience.saturating_sub(caller.since.elapsed()));
-        let call = Call { command: request, session, path: route.path.as_ref(), idempotent: route.idempotent };
-        let result = tokio::select! {
-            result = route.backend.execute(&call, Deadline::new(route.timeout, left)) => result.map_err(Failure::into_status),
-            () = self.closing.last_call() => Err(route.backend.abandon()),
+        let (path, tracestate) = (route.path.as_ref(), caller.trace.state());
+        let call = Call { command: request, session, path, idempotent: route.idempotent, tracestate };
+        let calling = caller.trace.call(route.backend.name());
+        let (result, fate) = tokio::select! {
+            result = route.backend.execute(&call, Deadline::new(route.timeout, left)) => {
+                let fate = Fate::of(&result);
+                (result.map_err(Failure::into_status), fate)
+            }
+            () = self.closing.last_call() => (Err(route.backend.abandon()), Fate::Unknown),
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        calling.end_with(code);
         let record = act(request, on).grpc(caller, session, Outcome::of(code), code);
         // The answer is signed while the record is on its way.
-        let recorded = self.trail.keep(route.audit, "command", record);
+        let recorded = caller.trace.step("audit").around(self.trail.keep(route.audit, "command", record));
         let (recorded, answer) = tokio::join!(recorded, async { result.map(|result| self.answer(request, result)) });
-        recorded.map_err(trail::unavailable)?;
-        answer
+        match recorded {
+            Ok(()) => (answer, fate),
+            Err(error) => (Err(trail::unavailable(error)), fate.withheld()),
+        }
+    }
+
+    /// What somebody is told who is refused; noted in the trail.
+    fn reject(&self, request: &ExecuteCommandRequest, caller: &Caller, rejected: &Rejected) -> Status {
+        let (status, outcome) = (rejected.refusal.status(), outcome_of(rejected.refusal));
+        let (cause, session) = (rejected.refusal.reason(), rejected.session.as_deref());
+        self.trail.refuse(cause, act(request, None), caller, session, outcome, status.code());
+        status
     }
 
     fn answer(&self, request: &ExecuteCommandRequest, result: ExecuteResponse) -> ExecuteCommandResponse {
+        // Once: the id in the answer is that of the key that signs it.
+        let signer = self.keys.signer();
         let result_code = if result.result_code.is_empty() { "ok".to_owned() } else { result.result_code };
         let mut answer = ExecuteCommandResponse {
             protocol_version: PROTOCOL_VERSION.to_owned(),
@@ -121,9 +146,9 @@ impl Commands {
             payload_hash: sha256(&result.payload_bytes).to_vec().into(),
             payload_bytes: result.payload_bytes,
             signature: bytes::Bytes::new(),
-            signer_key_id: self.signer.key_id().to_owned(),
+            signer_key_id: signer.key_id().to_owned(),
         };
-        answer.signature = self.signer.sign(&signing::response(&request.device_session_id, &answer)).to_vec().into();
+        answer.signature = signer.sign(&signing::response(&request.device_session_id, &answer)).to_vec().into();
         answer
     }
 }

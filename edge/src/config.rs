@@ -2,16 +2,21 @@
 
 mod address;
 mod backend;
+mod transfer;
 
 use std::{str::FromStr, time::Duration};
 
-use gatehouse_chassis::config::{Config as Read, Reader};
+use gatehouse_chassis::{
+    config::{Config as Read, Reader},
+    connections,
+};
 use gatehouse_proto::limits::MAX_ID_BYTES;
 use http::uri::PathAndQuery;
 
 pub use address::{Address, InvalidAddress};
 pub use backend::{Backend, CircuitBreaker, Ejection, HealthCheck, Protocol, RetryBudget};
 use backend::{Backends, TIMEOUT, path, timeout};
+pub use transfer::Transfer;
 
 /// Paths that the edge answers itself, whatever the routes say.
 pub(crate) const OWN_PATHS: [&str; 7] =
@@ -30,8 +35,10 @@ pub struct Config {
     pub commands: Vec<Command>,
     /// `[[route]]`.
     pub routes: Vec<Route>,
-    /// `[auth] backend`: where `/api/v1/public/auth/*` goes.
-    pub auth: Option<usize>,
+    /// `[auth]`: where `/api/v1/public/auth/*` goes.
+    pub auth: Option<Auth>,
+    /// `[connections]`, `[tls]`.
+    pub connections: connections::Config,
 }
 
 /// One `[[command]]`.
@@ -45,6 +52,8 @@ pub struct Command {
     pub timeout: Duration,
     /// `audit`; required unless given.
     pub audit: Audit,
+    /// `replay`: what a request id gets that was used before; refuse unless given.
+    pub replay: Replay,
     /// `idempotent`: it may be carried out twice, so that it is sent again when nobody knows what became of it. Default false.
     pub idempotent: bool,
     /// `path`: where an HTTP backend takes it; the backend's unless given.
@@ -62,6 +71,42 @@ pub struct Route {
     pub strip_prefix: bool,
     /// `audit`; best effort unless given.
     pub audit: Audit,
+    /// `timeout`, to the head of the answer; the backend's unless given.
+    pub timeout: Duration,
+    /// As `[http]` says, unless given.
+    pub transfer: Transfer,
+}
+
+/// `[auth]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// `backend`.
+    pub backend: usize,
+    /// `timeout`, to the head of the answer; the backend's unless given.
+    pub timeout: Duration,
+    /// As `[http]` says, unless given.
+    pub transfer: Transfer,
+}
+
+/// What a command gets whose request id was used before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// It is refused.
+    Refuse,
+    /// A retry with the same envelope gets the first one's answer, which is kept for it.
+    Answer,
+}
+
+impl FromStr for Replay {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "answer" => Ok(Self::Answer),
+            _ => Err("is neither refuse nor answer"),
+        }
+    }
 }
 
 /// What an answer waits for.
@@ -90,16 +135,15 @@ impl FromStr for Audit {
 
 impl Read for Config {
     fn read(reader: &mut Reader) -> Option<Self> {
+        let connections = connections::Config::read(reader);
         let sessions = gatehouse_sessions::Config::read(reader);
         let backends = Backends::read(reader);
         let commands = commands(reader, &backends);
-        let routes = routes(reader, &backends);
-        let mut section = reader.section("auth");
-        let auth = section.key("backend").optional::<String>();
-        let auth = auth.and_then(|name| backends.named(&mut section, &name, Some(Protocol::Http)));
-        section.finish();
+        let transfer = Transfer::read(reader);
+        let routes = routes(reader, &backends, transfer);
+        let auth = auth(reader, &backends, transfer);
         let whole = backends.read.into_iter().collect::<Option<Vec<_>>>();
-        Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth })
+        Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth, connections: connections? })
     }
 }
 
@@ -111,6 +155,7 @@ fn commands(reader: &mut Reader, backends: &Backends) -> Vec<Command> {
         let backend = backend.and_then(|name| backends.named(section, &name, None));
         let timeout = timeout(section, "timeout", backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
         let audit = section.key("audit").or(Audit::Required);
+        let replay = section.key("replay").or(Replay::Refuse);
         let idempotent = section.key("idempotent").or(false);
         let path = path(section, "path");
         if path.is_some() && backend.and_then(|backend| backends.protocol_of(backend)) == Some(Protocol::Grpc) {
@@ -124,11 +169,21 @@ fn commands(reader: &mut Reader, backends: &Backends) -> Vec<Command> {
             section.problem("message_type", format!("`{message_type}` has a route already"));
         }
         seen.push(message_type.clone());
-        Some(Command { message_type, backend: backend?, timeout, audit, idempotent, path })
+        Some(Command { message_type, backend: backend?, timeout, audit, replay, idempotent, path })
     })
 }
 
-fn routes(reader: &mut Reader, backends: &Backends) -> Vec<Route> {
+fn auth(reader: &mut Reader, backends: &Backends, transfer: Transfer) -> Option<Auth> {
+    let mut section = reader.section("auth");
+    let backend = section.key("backend").optional::<String>();
+    let backend = backend.and_then(|name| backends.named(&mut section, &name, Some(Protocol::Http)));
+    let timeout = timeout(&mut section, "timeout", backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
+    let transfer = transfer.or_as_in(&mut section);
+    section.finish();
+    Some(Auth { backend: backend?, timeout, transfer })
+}
+
+fn routes(reader: &mut Reader, backends: &Backends, transfer: Transfer) -> Vec<Route> {
     let mut seen = Vec::<String>::new();
     reader.each("route", |section| {
         let prefix = section.key("prefix").required::<String>();
@@ -136,6 +191,8 @@ fn routes(reader: &mut Reader, backends: &Backends) -> Vec<Route> {
         let backend = backend.and_then(|name| backends.named(section, &name, Some(Protocol::Http)));
         let strip_prefix = section.key("strip_prefix").or(false);
         let audit = section.key("audit").or(Audit::BestEffort);
+        let timeout = timeout(section, "timeout", backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
+        let transfer = transfer.or_as_in(section);
         let prefix = prefix?;
         if let Some(problem) = prefix_problem(&prefix) {
             section.problem("prefix", format!("`{prefix}` {problem}"));
@@ -145,7 +202,7 @@ fn routes(reader: &mut Reader, backends: &Backends) -> Vec<Route> {
             section.problem("prefix", format!("`{prefix}` has a route already"));
         }
         seen.push(prefix.clone());
-        Some(Route { prefix, backend: backend?, strip_prefix, audit })
+        Some(Route { prefix, backend: backend?, strip_prefix, audit, timeout, transfer })
     })
 }
 

@@ -12,16 +12,19 @@ mod backends;
 mod closing;
 mod commands;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gateway;
 mod http;
 mod metrics;
 mod relay;
+mod requests;
 mod trail;
 
 use std::sync::Arc;
 
-use gatehouse_chassis::{Process, audit::Recorder, ipc, members::Members, redis::Redis};
-use gatehouse_sessions::{Sessions, Verifier, door};
+use gatehouse_chassis::{Process, audit::Recorder, connections::Public, ipc, members::Members, redis::Redis};
+use gatehouse_sessions::{Limits, Sessions, Verifier, door};
 
 pub use config::Config;
 
@@ -33,9 +36,12 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let recorder = Recorder::open(&process, redis.clone())?;
     let members = Members::follow(&process).await;
 
+    config.sessions.keys.follow(&process);
     let closing = closing::Closing::new(&process);
+    let requests = Arc::new(requests::Requests::new(&process));
     let trail = trail::Trail::new(recorder, &process);
-    let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
+    let limits = Limits::start(&process, &redis, &config.sessions);
+    let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process).with_limits(limits);
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
     let backends = backends::Backends::open(process.shutdown(), metrics, &config.backends);
     let commands = Arc::new(commands::Commands::new(&config, &backends, verifier.clone(), trail.clone(), closing.clone()));
@@ -48,14 +54,15 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         trail: trail.clone(),
         instance: process.instance(),
     };
-    let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing);
-    let gateway = door::router(&process, gateway::Door { commands, relay }).await?;
+    let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing, Arc::clone(&requests));
+    let gateway = door::router(&process, gateway::Door { commands, relay, requests }).await?;
 
+    let listeners = Public::open(&process, &config.connections)?;
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);
     process.serve_local_until_drain(|routes| routes)?;
 
-    process.serve("grpc", grpc, gateway);
-    process.serve("http", http, public.router());
+    listeners.serve("grpc", grpc, gateway);
+    listeners.serve("http", http, public.router());
     process.ready().await;
     process.until_drain().await;
     Ok(())

@@ -7,6 +7,8 @@
 //! The record has no field for words (its layout is the chain's, and fixed), so what was asked and why stand in the one that holds the caller's own: `user_agent`,
 //! `restart pusher/1: it leaks`. What is longer than that field takes more records.
 
+mod deed;
+
 use std::{collections::HashSet, time::Duration};
 
 use gatehouse_chassis::{
@@ -25,6 +27,8 @@ use tokio::{
     time::timeout,
 };
 use tonic::Code;
+
+pub(crate) use deed::Deed;
 
 use crate::control::{Board, Change, is_over};
 

@@ -36,7 +36,7 @@ const NICENESS: i32 = 10;
 /// Who is answered keeps neither memory nor a descriptor for long: at once, for each of these.
 fn limits() -> Limits {
     let second = Duration::from_secs(1);
-    Limits { connections: Some(256), patience: second, lifetime: Some(second), farewell: Farewell::within(GRACE) }
+    Limits { connections: Some(256), head: second, lifetime: Some(second), ..Limits::of_clients(Farewell::within(GRACE)) }
 }
 
 /// The public sockets, and who of them is answered on.

@@ -111,7 +111,8 @@ async fn open(process: Process, config: Config, before: Option<&mut Before>) -> 
         Records { output: output.clone(), ledger: ledger.clone() },
     )?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
-    process.serve_local_to_the_end(|routes| routes.add_service(control.into_server()))?;
+    let keys = control.signer_keys(config.path.clone());
+    process.serve_local_to_the_end(|routes| routes.add_service(keys).add_service(control.into_server()))?;
     let held = Held::new(config.held_answer_after, process.metrics(), process.connections(), sockets.public()?);
     let launcher = Launcher::new(&config, binaries, lanes, sockets, redis, notifications.path().to_owned(), output);
 

@@ -83,6 +83,11 @@ impl Link {
         self.state().number
     }
 
+    /// Whether there is a connection, as far as is known.
+    pub(super) fn is_open(&self) -> bool {
+        self.state().live.as_ref().is_some_and(|live| !live.connection.is_closed())
+    }
+
     /// Runs commands on the shared connection, within the configured time. What the server certainly did not carry out, because it said so of everything on
     /// this connection, is tried once more on the next when `again` allows it.
     pub(super) async fn run<T, F>(self: &Arc<Self>, again: bool, act: impl Fn(Connection) -> F) -> Result<T, RedisError>
@@ -112,32 +117,30 @@ impl Link {
     {
         let live = self.live(deadline, bound).await.map_err(|error| (error, true))?;
         let begun = live.age();
-        match timeout_at(deadline, act(live.connection.clone())).await {
-            Ok(answer) => match answer {
-                Err(error) if !error.is_heard() => {
-                    self.give_up(&live, Some(&error));
-                    Err((error, true))
+        let Ok(answer) = timeout_at(deadline, act(live.connection.clone())).await else {
+            let error = RedisError::Timeout(bound);
+            let silent = live.heard.load(Ordering::Relaxed) <= begun;
+            if silent {
+                self.give_up(&live, Some(&error));
+            }
+            return Err((error, silent));
+        };
+        match answer {
+            Err(error) if !error.is_heard() => {
+                self.give_up(&live, Some(&error));
+                Err((error, true))
+            }
+            Err(error) => {
+                live.hear();
+                let renew = error.is_worth_another_connection() && live.born.elapsed() >= YOUNG;
+                if renew {
+                    self.give_up(&live, None);
                 }
-                Err(error) => {
-                    live.hear();
-                    let renew = error.is_worth_another_connection() && live.born.elapsed() >= YOUNG;
-                    if renew {
-                        self.give_up(&live, None);
-                    }
-                    Err((error, renew))
-                }
-                Ok(answer) => {
-                    live.hear();
-                    Ok(answer)
-                }
-            },
-            Err(_) => {
-                let error = RedisError::Timeout(bound);
-                let silent = live.heard.load(Ordering::Relaxed) <= begun;
-                if silent {
-                    self.give_up(&live, Some(&error));
-                }
-                Err((error, silent))
+                Err((error, renew))
+            }
+            Ok(answer) => {
+                live.hear();
+                Ok(answer)
             }
         }
     }

@@ -13,7 +13,7 @@ mod execute;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use gatehouse_chassis::Shutdown;
@@ -35,6 +35,9 @@ use super::{
     outlier,
 };
 use crate::config;
+
+/// What a failure counts for where it does not lead to an ejection.
+const FAILURE: Duration = Duration::from_secs(1);
 
 /// See the module's head.
 #[derive(Debug)]
@@ -82,11 +85,6 @@ impl Backend {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
-    }
-
-    /// How long it may take, unless a route says otherwise.
-    pub(crate) fn timeout(&self) -> std::time::Duration {
-        self.config.timeout
     }
 
     /// What stands in requests to it until an endpoint is chosen.
@@ -151,6 +149,10 @@ impl Backend {
         let one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
         let ejected = self.endpoints.iter().filter(|endpoint| endpoint.is_ejected()).count();
         let may = outlier::has_room(&self.config.ejection, self.endpoints.len(), ejected);
+        if !may {
+            // It is still chosen, but as one that takes long: to fail is quick, and the quick are preferred.
+            endpoint.load.observe(FAILURE, Instant::now());
+        }
         let Some(time) = endpoint.failed(&self.config.ejection, may) else { return };
         drop(one_at_a_time);
         self.counters.ejections.inc();

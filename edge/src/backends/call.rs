@@ -46,6 +46,8 @@ pub(crate) struct Call<'a> {
     pub(crate) path: Option<&'a http::uri::PathAndQuery>,
     /// It may be carried out twice.
     pub(crate) idempotent: bool,
+    /// To go with the command's `traceparent`.
+    pub(crate) tracestate: Option<&'a str>,
 }
 
 /// `gateway.downstream.v1.ExecuteRequest` as one gRPC message, with its prefix, from borrowed fields: prost would copy each first.
@@ -122,8 +124,8 @@ mod tests {
         let of = |timeout, patience| Deadline::new(timeout, patience);
         assert!(!of(hour, None).is_of_client());
         assert!(!of(hour, Some(hour)).is_of_client());
-        let client = of(hour, Some(Duration::from_secs(60)));
-        assert!(client.is_of_client() && client.left() <= Duration::from_secs(60));
+        let client = of(hour, Some(Duration::from_mins(1)));
+        assert!(client.is_of_client() && client.left() <= Duration::from_mins(1));
         assert!(of(Duration::MAX, None).left() > hour);
         assert!(of(hour, Some(Duration::ZERO)).left().is_zero());
     }

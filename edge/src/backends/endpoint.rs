@@ -36,7 +36,7 @@ pub(super) enum Transport {
         /// `CommandHandler.Execute` there.
         execute: Uri,
     },
-    Http(http1::Client),
+    Http(Box<http1::Client>),
 }
 
 impl Endpoint {
@@ -46,7 +46,7 @@ impl Endpoint {
                 pool: grpc::Pool::new(address.clone(), backend.connect_timeout, shutdown.clone()),
                 execute: uri(address, &PathAndQuery::from_static("/gateway.downstream.v1.CommandHandler/Execute")),
             },
-            Protocol::Http => Transport::Http(http1::Client::new(address, backend.connect_timeout)),
+            Protocol::Http => Transport::Http(Box::new(http1::Client::new(address, backend.connect_timeout))),
         };
         Self {
             address: address.clone(),

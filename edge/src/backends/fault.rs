@@ -21,6 +21,8 @@ pub(super) enum Fault {
     Broken,
     /// It was answered, and the answer is none: another attempt would get the same.
     Garbage,
+    /// Time was up before it was sent: the connection took too long.
+    Expired,
     /// It took too long, by our clock or by the backend's.
     TimedOut,
     /// The backend says that it is unavailable.
@@ -31,7 +33,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// A backend's status.
-    pub(super) fn of(status: Status) -> Self {
+    pub(super) fn of(status: &Status) -> Self {
         match status.code() {
             Code::Unavailable => Self::Unavailable,
             Code::DeadlineExceeded => Self::TimedOut,
@@ -41,14 +43,14 @@ impl Fault {
 
     /// Whether the request was certainly not processed.
     pub(super) const fn is_untouched(&self) -> bool {
-        matches!(self, Self::Unreached | Self::Unprocessed)
+        matches!(self, Self::Unreached | Self::Unprocessed | Self::Expired)
     }
 
     /// What it says of the endpoint.
     pub(super) const fn verdict(&self) -> Verdict {
         match self {
             Self::Said(_) => Verdict::Success,
-            Self::Unreached | Self::Unprocessed | Self::Broken | Self::Garbage | Self::TimedOut | Self::Unavailable => Verdict::Failure,
+            _ => Verdict::Failure,
         }
     }
 
@@ -56,7 +58,7 @@ impl Fault {
     pub(super) const fn outcome(&self) -> Outcome {
         match self {
             Self::Said(_) => Outcome::Refused,
-            Self::TimedOut => Outcome::TimedOut,
+            Self::TimedOut | Self::Expired => Outcome::TimedOut,
             Self::Unreached | Self::Unprocessed | Self::Broken | Self::Garbage | Self::Unavailable => Outcome::Unavailable,
         }
     }
@@ -65,7 +67,7 @@ impl Fault {
     pub(super) fn status(self) -> Status {
         match self {
             Self::Said(status) => status,
-            Self::TimedOut => verdict::downstream_timed_out(),
+            Self::TimedOut | Self::Expired => verdict::downstream_timed_out(),
             Self::Unreached | Self::Unprocessed | Self::Broken | Self::Garbage | Self::Unavailable => verdict::downstream_unavailable(),
         }
     }
@@ -100,23 +102,29 @@ impl Outcome {
 pub(crate) struct Failure {
     status: Status,
     untouched: bool,
+    said: bool,
 }
 
 impl Failure {
     pub(super) fn of(fault: Fault, any_touched: bool) -> Self {
         let untouched = fault.is_untouched() && !any_touched;
-        Self { status: fault.status(), untouched }
+        let said = matches!(fault, Fault::Said(_));
+        Self { status: fault.status(), untouched, said }
     }
 
     /// It was not even tried.
     pub(super) fn not_tried() -> Self {
-        Self { status: verdict::downstream_unavailable(), untouched: true }
+        Self { status: verdict::downstream_unavailable(), untouched: true, said: false }
     }
 
     /// Whether the command certainly reached nobody who could have carried it out: its request id may be used again.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for those who release the reservation of such a command"))]
     pub(crate) const fn is_untouched(&self) -> bool {
         self.untouched
+    }
+
+    /// Whether it is the backend's own no, so that asking again would not change it.
+    pub(crate) const fn is_said(&self) -> bool {
+        self.said
     }
 
     /// What the client is told.
@@ -135,14 +143,15 @@ mod tests {
             (Fault::Unreached, Code::Unavailable, "downstream is unavailable", Verdict::Failure),
             (Fault::Unprocessed, Code::Unavailable, "downstream is unavailable", Verdict::Failure),
             (Fault::Broken, Code::Unavailable, "downstream is unavailable", Verdict::Failure),
+            (Fault::Expired, Code::DeadlineExceeded, "downstream timed out", Verdict::Failure),
             (Fault::TimedOut, Code::DeadlineExceeded, "downstream timed out", Verdict::Failure),
             (Fault::Garbage, Code::Unavailable, "downstream is unavailable", Verdict::Failure),
-            (Fault::of(Status::unavailable("I am full")), Code::Unavailable, "downstream is unavailable", Verdict::Failure),
-            (Fault::of(Status::deadline_exceeded("mine")), Code::DeadlineExceeded, "downstream timed out", Verdict::Failure),
-            (Fault::of(Status::cancelled("by me")), Code::Cancelled, "by me", Verdict::Success),
-            (Fault::of(Status::unauthenticated("who?")), Code::Unauthenticated, "who?", Verdict::Success),
-            (Fault::of(Status::permission_denied("no")), Code::PermissionDenied, "no", Verdict::Success),
-            (Fault::of(Status::internal("oops")), Code::Internal, "oops", Verdict::Success),
+            (Fault::of(&Status::unavailable("I am full")), Code::Unavailable, "downstream is unavailable", Verdict::Failure),
+            (Fault::of(&Status::deadline_exceeded("mine")), Code::DeadlineExceeded, "downstream timed out", Verdict::Failure),
+            (Fault::of(&Status::cancelled("by me")), Code::Cancelled, "by me", Verdict::Success),
+            (Fault::of(&Status::unauthenticated("who?")), Code::Unauthenticated, "who?", Verdict::Success),
+            (Fault::of(&Status::permission_denied("no")), Code::PermissionDenied, "no", Verdict::Success),
+            (Fault::of(&Status::internal("oops")), Code::Internal, "oops", Verdict::Success),
         ] {
             assert_eq!(given.verdict(), verdict, "{given:?}");
             let shown = given.status();
@@ -158,6 +167,8 @@ mod tests {
             (Fault::Unreached, true, false),
             (Fault::Broken, false, false),
             (Fault::Garbage, false, false),
+            (Fault::Expired, false, true),
+            (Fault::Expired, true, false),
             (Fault::TimedOut, false, false),
             (Fault::Unavailable, false, false),
             (Fault::Said(Status::not_found("")), false, false),
@@ -171,7 +182,7 @@ mod tests {
     fn a_backend_cannot_speak_in_our_trailers() {
         let mut given = Status::with_details(Code::Aborted, "m", bytes::Bytes::from_static(b"d"));
         given.metadata_mut().insert("gateway-cursor", "1-1".parse().unwrap());
-        let shown = Fault::of(given).status();
+        let shown = Fault::of(&given).status();
         assert!(shown.metadata().is_empty());
         assert_eq!(shown.details(), b"d");
     }

@@ -42,14 +42,14 @@ pub(super) async fn unary(pool: &Pool, uri: &Uri, headers: HeaderMap, message: B
     }
     if let Some(status) = Status::from_header_map(&head.headers) {
         // No message belongs to it.
-        return Err(if status.code() == Code::Ok { Fault::Garbage } else { Fault::of(status) });
+        return Err(if status.code() == Code::Ok { Fault::Garbage } else { Fault::of(&status) });
     }
     let message = read(&mut body).await?;
     let trailers = poll_fn(|cx| body.poll_trailers(cx)).await.map_err(|error| fault(&error))?;
     lease.heard();
     match trailers.as_ref().and_then(Status::from_header_map) {
         Some(status) if status.code() == Code::Ok => unprefixed(message),
-        Some(status) => Err(Fault::of(status)),
+        Some(status) => Err(Fault::of(&status)),
         None => Err(Fault::Garbage),
     }
 }

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn setting() -> Ejection {
-        Ejection { consecutive_failures: 3, base_time: Duration::from_secs(10), max_time: Duration::from_secs(60), max_percent: 50 }
+        Ejection { consecutive_failures: 3, base_time: Duration::from_secs(10), max_time: Duration::from_mins(1), max_percent: 50 }
     }
 
     /// Fails until it is ejected, the given seconds after the start.

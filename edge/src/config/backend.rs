@@ -27,7 +27,7 @@ pub struct Backend {
     pub connect_timeout: Duration,
     /// `path`: where an HTTP backend takes commands. Default `/`.
     pub path: PathAndQuery,
-    /// `[backend.health_check]`; none unless it has an interval.
+    /// `[backend.health_check]`; none unless the section is there.
     pub health_check: Option<HealthCheck>,
     /// `[backend.outlier_ejection]`.
     pub ejection: Ejection,
@@ -49,7 +49,7 @@ pub enum Protocol {
 /// `[backend.health_check]`: each address is asked how it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// `interval` between two checks of an address.
+    /// `interval` between two checks of an address. Default 5 s.
     pub interval: Duration,
     /// `timeout`. Default 1 s.
     pub timeout: Duration,
@@ -118,6 +118,14 @@ impl fmt::Display for Protocol {
             Self::Grpc => "grpc",
             Self::Http => "http",
         })
+    }
+}
+
+impl Backend {
+    /// All that are right.
+    #[cfg(test)]
+    pub(crate) fn read_all(reader: &mut Reader) -> Vec<Self> {
+        Backends::read(reader).read.into_iter().flatten().collect()
     }
 }
 
@@ -224,15 +232,15 @@ fn addresses(section: &mut Section<'_>) -> Option<Vec<Address>> {
 
 fn health_check(outer: &mut Section<'_>) -> Option<HealthCheck> {
     let mut section = outer.section("health_check");
-    // A length of time has no place for "none" but its default.
-    let interval = timeout_or_none(&mut section, "interval");
+    let is_present = section.is_present();
+    let interval = timeout(&mut section, "interval", Duration::from_secs(5));
     let timeout = timeout(&mut section, "timeout", Duration::from_secs(1));
     let healthy_threshold = section.key("healthy_threshold").within(2, 1..=100);
     let unhealthy_threshold = section.key("unhealthy_threshold").within(3, 1..=100);
     let service = section.key("service").or(String::new());
     let path = path(&mut section, "path").unwrap_or_else(root);
     section.finish();
-    interval.map(|interval| HealthCheck { interval, timeout, healthy_threshold, unhealthy_threshold, service, path })
+    is_present.then_some(HealthCheck { interval, timeout, healthy_threshold, unhealthy_threshold, service, path })
 }
 
 fn ejection(outer: &mut Section<'_>) -> Ejection {
@@ -291,9 +299,4 @@ pub(super) fn timeout(section: &mut Section<'_>, key: &'static str, default: Dur
         section.problem(key, why);
     }
     timeout
-}
-
-fn timeout_or_none(section: &mut Section<'_>, key: &'static str) -> Option<Duration> {
-    let given = timeout(section, key, Duration::MAX);
-    (given != Duration::MAX).then_some(given)
 }

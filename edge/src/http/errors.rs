@@ -16,6 +16,8 @@ pub(crate) enum Problem {
     NotFound,
     /// The path is there, the method is not.
     MethodNotAllowed,
+    /// The body is longer than what its route carries.
+    BodyTooLarge,
     /// The client stopped sending its body.
     RequestTimeout,
     /// The backend cannot be reached, or broke the connection off.
@@ -36,6 +38,7 @@ impl Problem {
             Self::BadRequest(why) => (StatusCode::BAD_REQUEST, "bad_request", why),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "no route for this path"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not know the method"),
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "the request's body is too large"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout", "the request's body did not arrive in time"),
             Self::BadGateway => (StatusCode::BAD_GATEWAY, "bad_gateway", "backend is unavailable"),
             Self::GatewayTimeout => (StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "backend timed out"),
@@ -57,7 +60,7 @@ impl Problem {
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             }
             // What else is on this connection may be read differently from how it was meant.
-            Self::BadRequest(_) | Self::RequestTimeout => {
+            Self::BadRequest(_) | Self::BodyTooLarge | Self::RequestTimeout => {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}

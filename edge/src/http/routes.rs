@@ -81,7 +81,14 @@ mod tests {
     use crate::config::Audit;
 
     fn table(prefixes: &[&str]) -> Table {
-        let route = |prefix: &&str| Route { prefix: (*prefix).into(), backend: 0, strip_prefix: false, audit: Audit::BestEffort };
+        let route = |prefix: &&str| Route {
+            prefix: (*prefix).into(),
+            backend: 0,
+            strip_prefix: false,
+            audit: Audit::BestEffort,
+            timeout: std::time::Duration::ZERO,
+            transfer: crate::config::Transfer::default(),
+        };
         Table::new(&prefixes.iter().map(route).collect::<Vec<_>>())
     }
 

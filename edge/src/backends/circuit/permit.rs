@@ -30,7 +30,7 @@ impl Breaker {
 
     /// Lets a request through, or counts a rejection.
     pub(crate) fn admit(self: &Arc<Self>) -> Option<Permit> {
-        let ticket = self.with(|circuit, now| circuit.admit(now));
+        let ticket = self.with(Circuit::admit);
         if ticket.is_none() {
             self.rejected.inc();
         }

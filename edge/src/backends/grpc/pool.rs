@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -35,8 +35,8 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     connections: Vec<Connection>,
-    /// Turns true when the connecting that goes on is over, well or not.
-    connecting: Option<watch::Receiver<()>>,
+    /// Says how it went when the connecting that goes on is over.
+    connecting: Option<watch::Receiver<Option<bool>>>,
     backoff: Backoff,
     not_before: Option<Instant>,
 }
@@ -44,7 +44,7 @@ struct State {
 /// What there is for somebody who wants a place.
 enum Found {
     Lease(Lease),
-    Wait(watch::Receiver<()>),
+    Wait(watch::Receiver<Option<bool>>),
     Nothing,
 }
 
@@ -61,14 +61,19 @@ impl Pool {
             match self.find() {
                 Found::Lease(lease) => return Ok(lease),
                 Found::Nothing => return Err(Fault::Unreached),
-                // Whoever connects drops his end when it is over.
-                Found::Wait(mut over) => while over.changed().await.is_ok() {},
+                Found::Wait(mut over) => {
+                    let went_well = over.wait_for(Option::is_some).await.is_ok_and(|went| *went == Some(true));
+                    if !went_well {
+                        // Who has waited once does not wait again.
+                        return self.lock().least_used().ok_or(Fault::Unreached);
+                    }
+                }
             }
         }
     }
 
     fn find(&self) -> Found {
-        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         if let Some(lease) = state.free() {
             return Found::Lease(lease);
         }
@@ -82,15 +87,21 @@ impl Pool {
         state.least_used().map_or(Found::Nothing, Found::Lease)
     }
 
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Connects, and drives the connection to its end.
-    fn connect(&self) -> watch::Receiver<()> {
-        let (connecting, over) = watch::channel(());
+    fn connect(&self) -> watch::Receiver<Option<bool>> {
+        let (connecting, over) = watch::channel(None);
         let inner = Arc::clone(&self.0);
         self.0.shutdown.spawn_companion("backend-connection", async move {
             let opened = open(&inner.address, inner.connect_timeout).await;
             let drive = inner.opened(opened);
-            // Without these it ends when nobody wants it any more.
-            drop((connecting, inner));
+            // Nobody may be waiting any more.
+            let _nobody = connecting.send(Some(drive.is_some()));
+            // Without this it ends when nobody wants it any more.
+            drop(inner);
             if let Some(drive) = drive {
                 drive.await;
             }
