@@ -112,7 +112,8 @@ async fn open(process: Process, config: Config, before: Option<&mut Before>) -> 
     )?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
     process.serve_local_to_the_end(|routes| routes.add_service(control.into_server()))?;
-    let held = Held::new(config.held_answer_after, process.metrics(), process.connections(), sockets.public()?);
+    let gate = Gate::of(&process, &config.connections)?;
+    let held = Held::new(config.held_answer_after, gate, process.metrics(), process.connections(), sockets.public()?);
     let launcher = Launcher::new(&config, binaries, lanes, sockets, redis, notifications.path().to_owned(), output);
 
     // from here on there is no way back but by the driver
