@@ -25,7 +25,7 @@ pub(crate) struct Floor {
 impl Floor {
     pub(crate) async fn start() -> Self {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let binary = std::env::current_exe().unwrap().with_file_name(BINARY);
+        let binary = beside(BINARY);
         let child = spawn(&binary, &socket);
         let floor = Self { socket, binary, child };
         floor.served().await;
@@ -56,7 +56,13 @@ impl Drop for Floor {
     }
 }
 
-fn spawn(binary: &Path, socket: &TcpListener) -> Child {
+/// A binary in our own one's directory.
+pub(crate) fn beside(name: &str) -> PathBuf {
+    std::env::current_exe().unwrap().with_file_name(name)
+}
+
+/// A server that takes the listening socket from its stdin.
+pub(crate) fn spawn(binary: &Path, socket: &TcpListener) -> Child {
     let socket = OwnedFd::from(socket.try_clone().unwrap());
     Command::new(binary)
         .stdin(Stdio::from(socket))

@@ -9,6 +9,7 @@
 
 pub mod audit;
 pub mod commands;
+pub mod connections;
 pub mod crashes;
 pub mod fanout;
 mod floor;
@@ -16,9 +17,11 @@ pub mod hangs;
 pub mod idle;
 pub mod measure;
 pub mod recovery;
+pub mod refusals;
 pub mod report;
 pub mod restarts;
 pub mod rss;
+pub mod soak;
 pub mod traffic;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -44,8 +47,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Signed commands: how many for each CPU-second of the edge
+    /// Signed commands: CPU time of the edge for each, beside a server that only decodes a key, verifies and signs
     Commands(commands::Load),
+    /// Commands that are refused: CPU time of the edge for each, and what is written to Redis
+    Refusals(refusals::Refusals),
+    /// Minutes of commands at saturation: how the edge's memory grows
+    Soak(soak::Soak),
+    /// Memory of the edge for each idle connection
+    Connections(connections::Connections),
     /// Events to many streams: how many deliveries for each CPU-second of the pushers
     Fanout(fanout::Load),
     /// Audit records: how many rows a second, on SQLite and on PostgreSQL
@@ -98,6 +107,9 @@ pub fn run() -> ExitCode {
     let reports: Vec<Report> = runtime.block_on(async {
         match arguments.what {
             What::Commands(load) => vec![commands::run(&load).await],
+            What::Refusals(refusals) => vec![refusals::run(&refusals).await],
+            What::Soak(soak) => vec![soak::run(&soak).await],
+            What::Connections(connections) => vec![connections::run(&connections).await],
             What::Fanout(load) => vec![fanout::run(&load).await],
             What::Audit(load) => vec![audit::run(&load).await],
             What::Rss => vec![rss::run().await],

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use gatehouse_tests::{Device, EventStream, Suite, suite::publish};
 
 use crate::{
-    commands,
+    commands::{
+        self,
+        load::{Callers, devices},
+    },
     measure::{pss_mib, rss_mib},
     report::Report,
 };
@@ -20,7 +23,8 @@ pub async fn run() -> Report {
     let idle = memory(&suite).await;
     let streams = open(&suite).await;
     let with_streams = memory(&suite).await;
-    let seen = commands::send(&suite, 64, 4, 128, Duration::from_secs(5)).await;
+    let callers = Callers::new(&devices(&suite, 64), || suite.channel(), 4, 128);
+    let seen = callers.saturate(Duration::from_secs(5)).await;
     report.errors = seen.errors;
     let loaded = memory(&suite).await;
     drop(streams);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{admin::AdminCommand, change, client::ClientCommand, config::ConfigCommand, events, logs, why};
+use crate::command::{admin::AdminCommand, change, client::ClientCommand, config::ConfigCommand, events, key::KeyCommand, logs, why};
 
 /// Runs and asks Gatehouse, which stands in front of a company's services: authenticates devices, forwards commands, pushes events, keeps the audit trail.
 #[derive(Debug, Parser)]
@@ -54,6 +54,9 @@ pub enum Command {
     /// Look after the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Rotate the keys that the gateway signs with
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Ask the admin process: audit trail, device sessions
     #[command(subcommand)]
     Admin(AdminCommand),
@@ -118,6 +121,9 @@ mod tests {
             "gatehouse events --since soon",
             "gatehouse why",
             "gatehouse why egde",
+            "gatehouse key",
+            "gatehouse key activate",
+            "gatehouse key retire --now 00000000000000cc",
             "gatehouse logs edge --level loud",
             "gatehouse logs edge --lines 0",
             "gatehouse logs edge --since 2026",
@@ -142,6 +148,9 @@ mod tests {
             "gatehouse logs",
             "gatehouse logs pusher/1 -f --since 10m --level warn",
             "gatehouse logs edge --since 2026-11-21T09:52:16Z -n 7",
+            "gatehouse key list",
+            "gatehouse key add --from k.pem --reason yearly",
+            "gatehouse key activate 00000000000000cc --now",
             "gatehouse config check",
             "gatehouse admin audit list --limit 3 --action-type command --request-id r",
             "gatehouse admin session create --user u --id s --key k.pem",

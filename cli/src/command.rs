@@ -6,6 +6,7 @@ pub mod client;
 pub mod config;
 pub mod events;
 mod exits;
+pub mod key;
 pub mod logs;
 mod migrate;
 mod run;
@@ -54,6 +55,7 @@ async fn ask(command: Command, config: Option<&Path>, output: &mut Output) -> Re
         Command::Events(which) => events::list(which, config, output).await,
         Command::Why(whom) => why::tell(&whom, config, output).await,
         Command::Logs(wanted) => logs::print(&wanted, config, output).await,
+        Command::Key(command) => key::run(command, config, output).await,
         Command::Admin(command) => admin::run(command, config, output).await,
         Command::Client(command) => client::run(command, config, output).await,
         Command::Run | Command::Migrate { .. } | Command::Config(_) => Ok(()),

@@ -3,28 +3,29 @@
 //! From the moment a command may be carried out, it goes on to its record even when the client has left: tonic drops a handler whose client
 //! disconnects, and what was done must stand in the trail.
 
-mod downstream;
 mod finish;
+mod kept;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use gatehouse_chassis::metrics::Metrics;
+use gatehouse_chassis::keys::Keys;
 use gatehouse_proto::{
     downstream::v1::ExecuteResponse,
     gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse},
-    keys::{Signer, sha256},
+    keys::sha256,
     signing::{self, PROTOCOL_VERSION},
 };
-use gatehouse_sessions::{Refusal, Session, Verifier, door::Caller, now_ms, verdict};
+use gatehouse_sessions::{Refusal, Rejected, Session, Verifier, door::Caller, now_ms, verdict};
 use tonic::{Code, Status};
 
 use crate::{
+    backends::{Backend, Backends, Call, Deadline, Failure},
     closing::Closing,
-    config::{Audit, Config, Protocol},
+    config::{Audit, Config, Replay},
     trail::{self, Act, Outcome, Trail},
 };
-use downstream::{Downstream, Outcomes};
 pub(crate) use finish::to_the_end;
+use kept::Fate;
 
 /// Carries out commands; one for the process.
 #[derive(Debug)]
@@ -32,29 +33,31 @@ pub(crate) struct Commands {
     verifier: Verifier,
     routes: HashMap<String, Route>,
     trail: Trail,
-    signer: Arc<Signer>,
+    keys: Keys,
     closing: Closing,
 }
 
 #[derive(Clone, Debug)]
 struct Route {
-    downstream: Downstream,
+    backend: Arc<Backend>,
     timeout: Duration,
     audit: Audit,
+    replay: Replay,
+    idempotent: bool,
+    path: Option<http::uri::PathAndQuery>,
 }
 
 impl Commands {
-    pub(crate) fn new(config: &Config, verifier: Verifier, trail: Trail, metrics: &Metrics, closing: Closing) -> Self {
-        let outcomes = Outcomes::new(metrics);
-        let of_backend =
-            |backend: &crate::config::Backend| (backend.protocol == Protocol::Grpc).then(|| Downstream::new(backend, &outcomes));
-        let downstreams: Vec<_> = config.backends.iter().map(of_backend).collect();
+    pub(crate) fn new(config: &Config, backends: &Backends, verifier: Verifier, trail: Trail, closing: Closing) -> Self {
         let route = |command: &crate::config::Command| {
-            let downstream = downstreams.get(command.backend)?.clone()?;
-            Some((command.message_type.clone(), Route { downstream, timeout: command.timeout, audit: command.audit }))
+            let backend = backends.get(&config.backends.get(command.backend)?.name)?;
+            let path = command.path.clone();
+            let (timeout, audit, replay, idempotent) = (command.timeout, command.audit, command.replay, command.idempotent);
+            let route = Route { backend, timeout, audit, replay, idempotent, path };
+            Some((command.message_type.clone(), route))
         };
         let routes = config.commands.iter().filter_map(route).collect();
-        Self { verifier, routes, trail, signer: Arc::clone(&config.sessions.signer), closing }
+        Self { verifier, routes, trail, keys: config.sessions.keys.clone(), closing }
     }
 
     /// The answer, once the trail has it. `patience` is how long the client waits.
@@ -67,23 +70,24 @@ impl Commands {
         if self.closing.is_over() {
             return Err(verdict::shutting_down());
         }
-        let session = match self.verifier.command(&request).await {
+        if let Some(route) = self.routes.get(&request.message_type).filter(|route| route.replay == Replay::Answer).cloned() {
+            return self.execute_kept(route, request, caller, patience).await;
+        }
+        let session = match self.verifier.command(&request, caller.address).await {
             Ok(session) => session,
-            Err(rejected) => {
-                let status = rejected.refusal.status();
-                let Some(session) = rejected.session else { return Err(status) };
-                let outcome = outcome_of(rejected.refusal);
-                return self.refuse(&request, &caller, &session, outcome, status).await;
-            }
+            Err(rejected) => return Err(self.reject(&request, &caller, &rejected)),
         };
         let Some(route) = self.routes.get(&request.message_type).cloned() else {
-            return self.refuse(&request, &caller, &session, Outcome::Denied, verdict::not_routed()).await;
+            let status = verdict::not_routed();
+            self.trail.refuse("not_routed", act(&request, None), &caller, Some(&session), Outcome::Denied, status.code());
+            return Err(status);
         };
         let this = Arc::clone(self);
-        let whole = async move { this.carry_out(&route, &request, &caller, &session, patience).await };
+        let whole = async move { this.carry_out(&route, &request, &caller, &session, patience).await.0 };
         to_the_end(self.closing.shutdown(), "command", whole).await
     }
 
+    /// The answer, and what a retry may make of it.
     async fn carry_out(
         &self,
         route: &Route,
@@ -91,39 +95,45 @@ impl Commands {
         caller: &Caller,
         session: &Session,
         patience: Option<Duration>,
-    ) -> Result<ExecuteCommandResponse, Status> {
+    ) -> (Result<ExecuteCommandResponse, Status>, Fate) {
+        let on = Some((route.backend.name(), "backend"));
+        let intent = || act(request, on).intent(caller, Some(session));
+        let _place = match self.trail.begin(route.audit, "command", intent).await {
+            Ok(place) => place,
+            Err(error) => return (Err(trail::unavailable(error)), Fate::Untouched),
+        };
         // One deadline from the request on: what verification took is no longer there for the downstream.
-        let left = patience.map_or(Duration::MAX, |patience| patience.saturating_sub(caller.since.elapsed()));
-        let result = tokio::select! {
-            result = route.downstream.execute(request, session, route.timeout.min(left)) => result,
-            () = self.closing.last_call() => Err(route.downstream.abandon()),
+        let left = patience.map(|patience| patience.saturating_sub(caller.since.elapsed()));
+        let call = Call { command: request, session, path: route.path.as_ref(), idempotent: route.idempotent };
+        let (result, fate) = tokio::select! {
+            result = route.backend.execute(&call, Deadline::new(route.timeout, left)) => {
+                let fate = Fate::of(&result);
+                (result.map_err(Failure::into_status), fate)
+            }
+            () = self.closing.last_call() => (Err(route.backend.abandon()), Fate::Unknown),
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        let on = Some((route.downstream.name(), "backend"));
         let record = act(request, on).grpc(caller, session, Outcome::of(code), code);
         // The answer is signed while the record is on its way.
         let recorded = self.trail.keep(route.audit, "command", record);
         let (recorded, answer) = tokio::join!(recorded, async { result.map(|result| self.answer(request, result)) });
-        recorded.map_err(trail::unavailable)?;
-        answer
+        match recorded {
+            Ok(()) => (answer, fate),
+            Err(error) => (Err(trail::unavailable(error)), fate.withheld()),
+        }
     }
 
-    /// A refusal to somebody who proved who they are: recorded as what was asked for would have been.
-    async fn refuse(
-        &self,
-        request: &ExecuteCommandRequest,
-        caller: &Caller,
-        session: &Session,
-        outcome: Outcome,
-        status: Status,
-    ) -> Result<ExecuteCommandResponse, Status> {
-        let audit = self.routes.get(&request.message_type).map_or(Audit::Required, |route| route.audit);
-        let record = act(request, None).grpc(caller, session, outcome, status.code());
-        self.trail.keep(audit, "command", record).await.map_err(trail::unavailable)?;
-        Err(status)
+    /// What somebody is told who is refused; noted in the trail.
+    fn reject(&self, request: &ExecuteCommandRequest, caller: &Caller, rejected: &Rejected) -> Status {
+        let (status, outcome) = (rejected.refusal.status(), outcome_of(rejected.refusal));
+        let (cause, session) = (rejected.refusal.reason(), rejected.session.as_deref());
+        self.trail.refuse(cause, act(request, None), caller, session, outcome, status.code());
+        status
     }
 
     fn answer(&self, request: &ExecuteCommandRequest, result: ExecuteResponse) -> ExecuteCommandResponse {
+        // Once: the id in the answer is that of the key that signs it.
+        let signer = self.keys.signer();
         let result_code = if result.result_code.is_empty() { "ok".to_owned() } else { result.result_code };
         let mut answer = ExecuteCommandResponse {
             protocol_version: PROTOCOL_VERSION.to_owned(),
@@ -133,9 +143,9 @@ impl Commands {
             payload_hash: sha256(&result.payload_bytes).to_vec().into(),
             payload_bytes: result.payload_bytes,
             signature: bytes::Bytes::new(),
-            signer_key_id: self.signer.key_id().to_owned(),
+            signer_key_id: signer.key_id().to_owned(),
         };
-        answer.signature = self.signer.sign(&signing::response(&request.device_session_id, &answer)).to_vec().into();
+        answer.signature = signer.sign(&signing::response(&request.device_session_id, &answer)).to_vec().into();
         answer
     }
 }

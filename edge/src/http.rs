@@ -4,6 +4,7 @@ mod errors;
 mod forwarded;
 mod guard;
 mod health;
+mod keys;
 mod proxy;
 mod routes;
 mod upstream;
@@ -17,12 +18,11 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use gatehouse_chassis::metrics::Metrics;
-use gatehouse_proto::keys::Signer;
+use gatehouse_chassis::{keys::Keys, metrics::Metrics};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::{closing::Closing, config::Config, metrics::HttpMetrics, trail::Trail};
+use crate::{backends::Backends, closing::Closing, config::Config, metrics::HttpMetrics, trail::Trail};
 use errors::Problem;
 pub(crate) use health::Dependencies;
 use proxy::Proxy;
@@ -36,18 +36,25 @@ pub(crate) struct Door {
     table: Table,
     proxy: Proxy,
     dependencies: Dependencies,
-    keys: Bytes,
+    keys: Keys,
     metrics: HttpMetrics,
     closing: Closing,
 }
 
 impl Door {
-    pub(crate) fn new(config: &Config, dependencies: Dependencies, trail: &Trail, metrics: &Metrics, closing: Closing) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        backends: &Backends,
+        dependencies: Dependencies,
+        trail: &Trail,
+        metrics: &Metrics,
+        closing: Closing,
+    ) -> Self {
         Self {
             table: Table::new(&config.routes),
-            proxy: Proxy::new(config, trail, closing.clone()),
+            proxy: Proxy::new(config, backends, trail, closing.clone()),
             dependencies,
-            keys: public_keys(&config.sessions.signer),
+            keys: config.sessions.keys.clone(),
             metrics: HttpMetrics::new(metrics),
             closing,
         }
@@ -65,7 +72,7 @@ impl Door {
                 if !matches!(*request.method(), Method::GET | Method::HEAD) {
                     return Err(Problem::MethodNotAllowed);
                 }
-                Ok(self.own(*own).await)
+                Ok(self.own(*own, request.headers()).await)
             }
             Place::Auth | Place::Route(_) => {
                 if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
@@ -78,7 +85,7 @@ impl Door {
         }
     }
 
-    async fn own(&self, own: Own) -> Response {
+    async fn own(&self, own: Own, asked: &HeaderMap) -> Response {
         let status = |good| if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let draining = self.closing.shutdown().is_draining();
         match own {
@@ -88,7 +95,7 @@ impl Door {
                 let (ready, report) = self.dependencies.report(draining).await;
                 json_response(status(ready), &report)
             }
-            Own::Keys => json_bytes(StatusCode::OK, self.keys.clone()),
+            Own::Keys => keys::answer(&self.keys.ring(), asked),
         }
     }
 }
@@ -115,11 +122,6 @@ fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
     let sane = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
     given.filter(sane).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
-}
-
-fn public_keys(signer: &Signer) -> Bytes {
-    let keys = json!({"keys": [{"key_id": signer.key_id(), "public_key": signer.public_key().to_base64(), "active": true}]});
-    keys.to_string().into()
 }
 
 fn json_response(status: StatusCode, value: &Value) -> Response {

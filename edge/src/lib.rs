@@ -8,6 +8,7 @@
 //!
 //! It owns no state that outlives it: killed at any line, it loses answers that were not given, and nothing else.
 
+mod backends;
 mod closing;
 mod commands;
 pub mod config;
@@ -20,7 +21,7 @@ mod trail;
 use std::sync::Arc;
 
 use gatehouse_chassis::{Process, audit::Recorder, connections::Public, ipc, members::Members, redis::Redis};
-use gatehouse_sessions::{Sessions, Verifier, door};
+use gatehouse_sessions::{Limits, Sessions, Verifier, door};
 
 pub use config::Config;
 
@@ -32,20 +33,24 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let recorder = Recorder::open(&process, redis.clone())?;
     let members = Members::follow(&process).await;
 
+    config.sessions.keys.follow(&process);
     let closing = closing::Closing::new(&process);
-    let trail = trail::Trail::new(recorder, metrics);
-    let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
+    let trail = trail::Trail::new(recorder, &process);
+    let limits = Limits::start(&process, &redis, &config.sessions);
+    let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process).with_limits(limits);
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
-    let commands = Arc::new(commands::Commands::new(&config, verifier.clone(), trail.clone(), metrics, closing.clone()));
+    let backends = backends::Backends::open(process.shutdown(), metrics, &config.backends);
+    let commands = Arc::new(commands::Commands::new(&config, &backends, verifier.clone(), trail.clone(), closing.clone()));
     let relay = relay::Relay { verifier, pushers: Arc::clone(&pushers), trail: trail.clone() };
     let dependencies = http::Dependencies {
         redis,
         auditor: ipc::channel(shared.local_socket("auditor", 0)),
         pushers,
         members,
+        trail: trail.clone(),
         instance: process.instance(),
     };
-    let public = http::Door::new(&config, dependencies, &trail, metrics, closing);
+    let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing);
     let gateway = door::router(&process, gateway::Door { commands, relay }).await?;
 
     let listeners = Public::open(&process, &config.connections)?;

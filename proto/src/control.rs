@@ -1,5 +1,9 @@
 //! What the two sides of the control interface agree on beyond its messages.
 
+use std::fmt;
+
+use crate::internal::v1::AddKey;
+
 /// What a change may name.
 pub const COMPONENTS: [&str; 5] = ["redis", "auditor", "pusher", "edge", "admin"];
 
@@ -14,6 +18,13 @@ pub const MAX_REASON_BYTES: usize = 1024;
 
 /// Metadata of a request: on whose behalf root asks, as sudo(8) says it in `SUDO_USER`. A claim, recorded as one.
 pub const CLAIMED_USER: &str = "gatehouse-claimed-user";
+
+impl fmt::Debug for AddKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It holds a private key.
+        f.debug_struct("AddKey").finish_non_exhaustive()
+    }
+}
 
 /// What [`target`] wrote: a component and, if it names one, an instance.
 pub fn split_target(text: &str) -> Result<(&str, Option<u32>), String> {

@@ -97,6 +97,20 @@ pub fn downstream_timed_out() -> Status {
     Status::deadline_exceeded("downstream timed out")
 }
 
+/// Nobody knows what became of the command: it may have been carried out, and will not be again under this request id.
+#[must_use]
+pub fn outcome_unknown() -> Status {
+    with_outcome_unknown(Status::unavailable("the outcome of the first attempt is unknown"))
+}
+
+/// Says so in a trailer, beside what else there is to say.
+#[must_use]
+pub fn with_outcome_unknown(status: Status) -> Status {
+    let mut status = status;
+    status.metadata_mut().insert("gateway-outcome", MetadataValue::from_static("unknown"));
+    status
+}
+
 /// The process is stopping.
 #[must_use]
 pub fn shutting_down() -> Status {

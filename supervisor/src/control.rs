@@ -5,6 +5,7 @@ mod board;
 mod change;
 mod desk;
 mod exits;
+mod keys;
 mod logs;
 mod operators;
 mod provenance;
@@ -73,7 +74,7 @@ pub(crate) struct Records {
 #[derive(Debug)]
 pub(crate) struct Control {
     process: Process,
-    operators: Operators,
+    operators: Arc<Operators>,
     trail: Arc<Trail>,
     desk: Desk,
     snapshot: watch::Receiver<Snapshot>,
@@ -92,7 +93,7 @@ impl Control {
         let (follow, board) = (Arc::clone(&trail), desk.board());
         process.spawn("control-trail", async move { follow.follow(board).await });
         let ends = ControlEnds { snapshot: snapshot_end, members: members_end, desk: desk_end };
-        Ok((Self { process: process.clone(), operators, trail, desk, snapshot, members, records }, ends))
+        Ok((Self { process: process.clone(), operators: Arc::new(operators), trail, desk, snapshot, members, records }, ends))
     }
 
     /// For the local socket.

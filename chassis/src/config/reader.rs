@@ -15,7 +15,7 @@ use super::{
 pub use key::Key;
 
 /// Every section of the file, whoever owns it: a misspelled section is refused by all.
-const SECTIONS: [&str; 20] = [
+const SECTIONS: [&str; 21] = [
     "suite",
     "listen",
     "connections",
@@ -29,6 +29,7 @@ const SECTIONS: [&str; 20] = [
     "signer",
     "sessions",
     "limits",
+    "limit",
     "push",
     "auditor",
     "spool",
@@ -212,6 +213,12 @@ impl<'a> Section<'a> {
             }
         };
         Section { reader: &mut *self.reader, name: path, table, asked: Vec::new() }
+    }
+
+    /// Whether it stands in the file, be it without any key.
+    #[must_use]
+    pub fn is_present(&self) -> bool {
+        self.table.line != 0
     }
 
     /// Notes a problem with a key that was read, at its place in the file, for checks that span keys.

@@ -5,6 +5,7 @@ mod admin;
 mod change;
 mod exec;
 mod history;
+mod key;
 mod play;
 mod publish;
 mod siblings;

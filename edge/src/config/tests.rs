@@ -39,7 +39,7 @@ backend = "shop"
 fn read(text: &str) -> (Option<Config>, Vec<Problem>) {
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("signer.pem");
-    std::fs::write(&key, Signer::from_seed(&[7; 32]).to_pkcs8_pem().unwrap().as_bytes()).unwrap();
+    gatehouse_testkit::write_private(&key, &Signer::from_seed(&[7; 32]).to_pkcs8_pem().unwrap());
     let env = [("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH", key.to_str().unwrap())];
     let mut reader = Reader::new(Source::of(text, &env));
     let config = Config::read(&mut reader);
@@ -72,8 +72,42 @@ fn each_mistake_is_named_at_its_place() {
             "gateway.toml:15: command[1].backend: `order`: unknown backend; did you mean `orders`?",
         ),
         (
-            with("backend = \"orders\"", "backend = \"shop\""),
-            "gateway.toml:15: command[1].backend: `shop` speaks http, and grpc is needed here",
+            with("timeout = \"3s\"", "path = \"/commands\""),
+            "gateway.toml:6: backend[1].path: is for http backends; commands to grpc backends go to CommandHandler.Execute",
+        ),
+        (
+            with("timeout = \"500ms\"", "path = \"/commands\""),
+            "gateway.toml:20: command[2].path: is for http backends; commands to grpc backends go to CommandHandler.Execute",
+        ),
+        (
+            with("address = \"http://127.0.0.1:9001\"", "path = \"commands\""),
+            "gateway.toml:11: backend[2].path: `commands` is no path; write /path",
+        ),
+        (
+            with("timeout = \"3s\"", "addresses = [\"127.0.0.1:9002\"]"),
+            "gateway.toml:6: backend[1].addresses: stands beside address; write one or the other",
+        ),
+        (
+            with("address = \"127.0.0.1:9000\"", "addresses = [\"127.0.0.1:9000\", \"http://127.0.0.1:9000\"]"),
+            "gateway.toml:5: backend[1].addresses: `http://127.0.0.1:9000` stands there twice",
+        ),
+        (with("address = \"127.0.0.1:9000\"\n", ""), "gateway.toml:2: backend[1].address: is required, or addresses with several"),
+        (with("timeout = \"3s\"", "connect_timeout = \"0s\""), "gateway.toml:6: backend[1].connect_timeout: is zero"),
+        (
+            with("timeout = \"3s\"", "health_check.interval = \"never\""),
+            "gateway.toml:6: backend[1].health_check.interval: `never` is no length of time; write 500ms, 5s or 1m 30s",
+        ),
+        (
+            with("timeout = \"3s\"", "circuit_breaker.failure_percent = 101"),
+            "gateway.toml:6: backend[1].circuit_breaker.failure_percent: 101 is outside 0..=100",
+        ),
+        (
+            with("timeout = \"3s\"", "outlier_ejection.max_time = \"1s\""),
+            "gateway.toml:6: backend[1].outlier_ejection.max_time: is shorter than base_time",
+        ),
+        (
+            with("timeout = \"3s\"", "retry_budget.persent = 1"),
+            "gateway.toml:6: backend[1].retry_budget.persent: unknown key; did you mean `percent`?",
         ),
         (
             with("prefix = \"/shop/\"\nbackend = \"shop\"", "prefix = \"/shop/\"\nbackend = \"orders\""),
@@ -90,7 +124,7 @@ fn each_mistake_is_named_at_its_place() {
         (with("/shop/", "shop"), "gateway.toml:24: route[1].prefix: `shop` does not begin with a slash"),
         (with("/shop/", "/a/../b"), "gateway.toml:24: route[1].prefix: `/a/../b` has an empty or a dot segment"),
         (with("/shop/", "/health"), "gateway.toml:24: route[1].prefix: `/health` is answered by the gateway itself"),
-        (with("\"best_effort\"", "\"maybe\""), "gateway.toml:21: command[2].audit: `maybe`: is neither required nor best_effort"),
+        (with("\"best_effort\"", "\"maybe\""), "gateway.toml:21: command[2].audit: `maybe`: is none of required, best_effort, intent"),
         (with("[auth]\nbackend", "[auth]\nbackand"), "gateway.toml:30: auth.backand: unknown key; did you mean `backend`?"),
     ] {
         let (_, problems) = read(&text);
@@ -104,6 +138,24 @@ fn a_wrong_backend_is_one_problem_alone() {
     let (config, problems) = read(&GOOD.replace("127.0.0.1:9000", "nowhere"));
     assert!(config.is_none());
     assert_eq!(problems.len(), 1, "{problems:?}");
+}
+
+#[test]
+fn a_backend_is_checked_when_its_section_is_there_and_has_defaults_that_suit() {
+    let backend = |keys: &str| read(&GOOD.replacen("timeout = \"3s\"", keys, 1)).0.unwrap().backends.remove(0);
+    let plain = backend("");
+    assert_eq!((plain.health_check, plain.connect_timeout, plain.path.as_str()), (None, Duration::from_secs(1), "/"));
+    assert_eq!((plain.circuit.failure_percent, plain.circuit.min_requests, plain.circuit.probes), (50, 20, 3));
+    assert_eq!((plain.circuit.window, plain.circuit.open_time), (Duration::from_secs(10), Duration::from_secs(5)));
+    assert_eq!((plain.ejection.consecutive_failures, plain.ejection.max_percent), (5, 50));
+    assert_eq!((plain.ejection.base_time, plain.ejection.max_time), (Duration::from_secs(10), Duration::from_mins(5)));
+    assert_eq!((plain.retries.percent, plain.retries.min_per_second), (20, 3));
+    let checked = backend("[backend.health_check]\nservice = \"orders\"").health_check.unwrap();
+    assert_eq!((checked.interval, checked.timeout, checked.service.as_str()), (Duration::from_secs(5), Duration::from_secs(1), "orders"));
+    assert_eq!((checked.healthy_threshold, checked.unhealthy_threshold, checked.path.as_str()), (2, 3, "/"));
+    assert!(backend("health_check = {}").health_check.is_some());
+    let several = GOOD.replacen("address = \"127.0.0.1:9000\"", "addresses = [\"127.0.0.1:9000\", \"unix:/run/orders.sock\"]", 1);
+    assert_eq!(read(&several).0.unwrap().backends[0].addresses.len(), 2);
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub(crate) enum Problem {
     BadGateway,
     /// The backend took too long.
     GatewayTimeout,
-    /// The answer exists, and the trail cannot take its record.
+    /// The trail cannot take a record, or not that of the answer which there is.
     AuditUnavailable,
     /// The process stops, and the backend has not answered yet.
     ShuttingDown,

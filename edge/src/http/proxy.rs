@@ -14,9 +14,10 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
+    backends::Backends,
     closing::Closing,
     commands::to_the_end,
-    config::{AUTH_PREFIX, Audit, Backend, Config, Protocol},
+    config::{AUTH_PREFIX, Audit, Backend, Config},
     trail::{Act, Outcome, Trail},
 };
 
@@ -38,8 +39,8 @@ struct Forward {
 }
 
 impl Proxy {
-    pub(crate) fn new(config: &Config, trail: &Trail, closing: Closing) -> Self {
-        let upstream = |backend: &Backend| (backend.protocol == Protocol::Http).then(|| Upstream::new(backend));
+    pub(crate) fn new(config: &Config, backends: &Backends, trail: &Trail, closing: Closing) -> Self {
+        let upstream = |backend: &Backend| backends.get(&backend.name).map(Upstream::new);
         let upstreams: Vec<_> = config.backends.iter().map(upstream).collect();
         let forward = |backend: usize, prefix: &str, strip_prefix: bool, audit: Audit| {
             let upstream = upstreams.get(backend)?.clone()?;
@@ -65,13 +66,14 @@ impl Proxy {
 impl Forward {
     async fn answer(&self, request: Request, request_id: &str, closing: &Closing) -> Result<Response, Problem> {
         let caller = Caller::of(request.extensions(), request.headers());
+        let act = Act { action_type: "http", action: &self.prefix, request_id, on: Some((&*self.upstream.name, "backend")) };
+        let _place = self.trail.begin(self.audit, "http", || act.intent(&caller, None)).await?;
         let answer = tokio::select! {
             answer = self.pass_on(request, request_id) => answer,
             () = closing.last_call() => Err(Problem::ShuttingDown),
         };
         let status = answer.as_ref().map_or_else(|problem| problem.status(), Response::status);
-        let on = Some((&*self.upstream.name, "backend"));
-        let record = Act { action_type: "http", action: &self.prefix, request_id, on }.http(&caller, outcome(status), status);
+        let record = act.http(&caller, outcome(status), status);
         self.trail.keep(self.audit, "http", record).await?;
         answer
     }

@@ -44,6 +44,30 @@ pub(crate) struct Bench {
     running: JoinSet<anyhow::Result<()>>,
 }
 
+/// Another edge on the same Redis.
+pub(crate) struct Beside {
+    grpc: SocketAddr,
+    process: Process,
+    _dir: TempDir,
+    _running: JoinSet<anyhow::Result<()>>,
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.process.shutdown().abort();
+    }
+}
+
+impl Beside {
+    pub(crate) fn client(&self) -> GatewayClient<Channel> {
+        GatewayClient::new(channel(self.grpc))
+    }
+}
+
+fn channel(grpc: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{grpc}")).unwrap().user_agent("bench/1").unwrap().connect_lazy()
+}
+
 /// Where local sockets and state will be, for what must be there before the edge is.
 pub(crate) fn dir() -> TempDir {
     tempfile::Builder::new().prefix("gh-edge-").tempdir_in("/tmp").unwrap()
@@ -61,15 +85,40 @@ impl Bench {
 
     pub(crate) async fn start_on(redis: RedisServer, dir: TempDir, text: &str) -> Self {
         let gateway = Signer::from_seed(&[9; 32]);
+        let (process, grpc, http, client, running) = Self::open(&redis, &dir, text).await;
+        let device = Signer::from_seed(&[7; 32]);
+        let this = Self { redis, process, grpc, http, dir, device, gateway, client, running };
+        this.write_session("ds-1", Status::Active);
+        serves(this.channel()).await;
+        this
+    }
+
+    /// Another edge on the same Redis, with a directory of its own.
+    pub(crate) async fn beside(&self, text: &str) -> Beside {
+        let dir = dir();
+        let (process, grpc, _, _, running) = Self::open(&self.redis, &dir, text).await;
+        serves(channel(grpc)).await;
+        Beside { grpc, process, _dir: dir, _running: running }
+    }
+
+    /// Ends it as a kill would, as far as that can be done in-process: nothing is finished.
+    pub(crate) async fn kill(&mut self) {
+        self.process.shutdown().abort();
+        self.running.shutdown().await;
+    }
+
+    async fn open(redis: &RedisServer, dir: &TempDir, text: &str) -> (Process, SocketAddr, SocketAddr, Redis, JoinSet<anyhow::Result<()>>) {
+        let gateway = Signer::from_seed(&[9; 32]);
         let key = dir.path().join("signer.pem");
-        std::fs::write(&key, gateway.to_pkcs8_pem().unwrap().as_bytes()).unwrap();
+        gatehouse_testkit::write_private(&key, &gateway.to_pkcs8_pem().unwrap());
         let addr = redis.addr();
         let path = |path: &Path| path.to_str().unwrap().to_owned();
         let (state, runtime) = (path(&dir.path().join("state")), path(dir.path()));
         let env = [
             ("GATEWAY_REDIS_MASTER_ADDR", addr.as_str()),
             ("GATEWAY_REDIS_PASSWORD", redis.password()),
-            ("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH", key.to_str().unwrap()),
+            // Unless the test has keys of its own.
+            ("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH", if text.contains("[signer]") { "" } else { key.to_str().unwrap() }),
             ("GATEWAY_STATE_DIR", &state),
             ("GATEWAY_RUNTIME_DIR", &runtime),
         ];
@@ -84,12 +133,7 @@ impl Bench {
         let process = Process::new("edge", 0, shared, Inherited::of([("grpc", OwnedFd::from(grpc)), ("http", OwnedFd::from(http))]));
         let mut running = JoinSet::new();
         running.spawn(gatehouse_edge::serve(process.clone(), config));
-        let device = Signer::from_seed(&[7; 32]);
-        let this = Self { redis, process, grpc: addresses.0, http: addresses.1, dir, device, gateway, client, running };
-        this.write_session("ds-1", Status::Active);
-        let serving = tonic_health::pb::health_client::HealthClient::new(this.channel()).check(HealthCheckRequest::default()).await;
-        serving.expect("the edge serves");
-        this
+        (process, addresses.0, addresses.1, client, running)
     }
 
     pub(crate) fn write_session(&self, id: &str, status: Status) {
@@ -107,7 +151,7 @@ impl Bench {
 
     /// A connection of a client's own.
     pub(crate) fn channel(&self) -> Channel {
-        Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap().user_agent("bench/1").unwrap().connect_lazy()
+        channel(self.grpc)
     }
 
     pub(crate) fn client(&self) -> GatewayClient<Channel> {
@@ -195,6 +239,11 @@ impl Bench {
         tokio::time::timeout(Duration::from_secs(20), self.process.shutdown().finished()).await.expect("the drain ends");
         tokio::time::timeout(Duration::from_secs(20), self.process.shutdown().sinks_finished()).await.expect("the trail is written");
     }
+}
+
+async fn serves(channel: Channel) {
+    let serving = tonic_health::pb::health_client::HealthClient::new(channel).check(HealthCheckRequest::default()).await;
+    serving.expect("the edge serves");
 }
 
 /// Asks until there is something.

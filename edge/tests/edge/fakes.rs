@@ -65,7 +65,12 @@ pub(crate) type Execution = Pin<Box<dyn Future<Output = Result<ExecuteResponse, 
 pub(crate) struct Handler(Arc<dyn Fn(Request<ExecuteRequest>) -> Execution + Send + Sync>);
 
 pub(crate) fn downstream(act: impl Fn(Request<ExecuteRequest>) -> Execution + Send + Sync + 'static) -> Server {
-    Server::tcp(Routes::new(command_handler_server::CommandHandlerServer::new(Handler(Arc::new(act)))).into_axum_router())
+    Server::tcp(handler(act))
+}
+
+/// The same to be served elsewhere.
+pub(crate) fn handler(act: impl Fn(Request<ExecuteRequest>) -> Execution + Send + Sync + 'static) -> axum::Router {
+    Routes::new(command_handler_server::CommandHandlerServer::new(Handler(Arc::new(act)))).into_axum_router()
 }
 
 /// A downstream that answers with the payload it was given.

@@ -12,22 +12,22 @@ use tokio::{
 };
 
 use crate::{
-    bench::Bench,
+    bench::{Bench, until},
     fakes::{Pusher, Server},
 };
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.find(|(given, _)| given.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
@@ -48,7 +48,7 @@ async fn get(bench: &Bench, path: &str) -> Answer {
     request(bench, "GET", path, "").await
 }
 
-async fn request(bench: &Bench, method: &str, path: &str, headers: &str) -> Answer {
+pub(crate) async fn request(bench: &Bench, method: &str, path: &str, headers: &str) -> Answer {
     raw(bench.http, &format!("{method} {path} HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n{headers}\r\n")).await
 }
 
@@ -116,6 +116,14 @@ async fn readiness_names_what_is_missing() {
         let ready = get(&bench, path).await;
         let all = json!({"status": "ready", "database": "connected", "redis": "connected", "pusher": "ready"});
         assert_eq!((ready.status, ready.json()), (200, all), "{path}");
+    }
+    for (policy, told) in [("allkeys-lru", Some("evicts keys")), ("noeviction", Some("connected"))] {
+        bench.redis.run(&["CONFIG", "SET", "maxmemory-policy", policy]);
+        until("it is told so", async || {
+            let report = get(&bench, "/health/ready").await;
+            (report.json()["redis"].as_str() == told && (report.status == 200) == (policy == "noeviction")).then_some(())
+        })
+        .await;
     }
     bench.redis.kill9();
     let missing = get(&bench, "/health/ready").await;

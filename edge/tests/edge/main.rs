@@ -2,8 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod bench;
+mod circuit;
 mod commands;
 mod fakes;
 mod http;
+mod kept;
+mod keys;
+mod limits;
+mod posted;
 mod relay;
 mod surface;
+mod trail;

@@ -1,6 +1,9 @@
 //! What a request's head says of its sender, for the trail.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
 use gatehouse_chassis::connections::Peer;
 use gatehouse_proto::{audit::MAX_TEXT_BYTES, internal::v1::AuditRecord};
@@ -9,6 +12,8 @@ use http::{Extensions, HeaderMap, header::USER_AGENT};
 /// Who asks, apart from who they say they are.
 #[derive(Clone, Debug)]
 pub struct Caller {
+    /// The peer's address; none on a unix socket.
+    pub address: Option<IpAddr>,
     ip: Option<String>,
     user_agent: Option<String>,
     /// When the request had been read.
@@ -23,7 +28,13 @@ impl Caller {
         let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
         // Visible ASCII, so that every cut is between characters.
         let agent = agent.map(|agent| agent[..agent.len().min(MAX_TEXT_BYTES)].to_owned());
-        Self { ip: peer.map(ip), user_agent: agent, since: Instant::now() }
+        Self { address: peer.map(|peer| peer.ip()), ip: peer.map(ip), user_agent: agent, since: Instant::now() }
+    }
+
+    /// Where it comes from, if that is an address.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.ip.as_deref()?.parse().ok()
     }
 
     /// Fills in what every record of this request has.
