@@ -87,7 +87,7 @@ async fn execute(
     patience: Option<Duration>,
 ) -> Result<ExecuteResponse, Failure> {
     let (command, session) = (command(payload), session());
-    let call = Call { command: &command, session: &session, path: None, idempotent };
+    let call = Call { command: &command, session: &session, path: None, idempotent, tracestate: None };
     backend.execute(&call, Deadline::new(timeout, patience)).await
 }
 
