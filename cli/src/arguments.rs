@@ -107,6 +107,10 @@ mod tests {
             "gatehouse client exec --key k --session s --type t --gateway-key AAAA",
             "gatehouse client subscribe --key k --session s --count none",
             "gatehouse client publish --user u",
+            "gatehouse client bench --key k --session s",
+            "gatehouse client bench --key k --session s --type t --connections 0",
+            "gatehouse client bench --key k --session s --type t --rate 0",
+            "gatehouse client bench --key k --session s --type t --duration soon",
             "gatehouse restart",
             "gatehouse restart egde",
             "gatehouse restart pusher/64",
@@ -158,6 +162,8 @@ mod tests {
             "gatehouse client keygen",
             "gatehouse client exec --key k --session s --type t --payload a --endpoint 127.0.0.1:9090 --http http://127.0.0.1:8080",
             "gatehouse client subscribe --key k --session s --last-event-id 1-0 --count 3",
+            "gatehouse client exec --key k --session s --type t --endpoint https://host:9090 --ca ca.pem",
+            "gatehouse client bench --key k --session s --type t --connections 8 --streams 4 --rate 500.5 --duration 1m --payload-bytes 128",
             "gatehouse client publish --user u --type t --payload a --device s",
         ];
         for line in right {

@@ -37,7 +37,9 @@ pub fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
         Command::Migrate { dry_run } => migrate::migrate(config, dry_run, output),
         Command::Config(ConfigCommand::Check) => config::check(config, output),
         command => {
-            let runtime = Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+            let is_load = matches!(&command, Command::Client(command) if command.is_load());
+            let mut runtime = if is_load { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+            let runtime = runtime.enable_all().build().context("start the runtime")?;
             runtime.block_on(ask(command, config, output))
         }
     }

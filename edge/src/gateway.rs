@@ -1,6 +1,6 @@
 //! `gateway.v1.Gateway` on the `grpc` socket: reads what a caller brings, and hands it to commands and relay.
 
-mod deadline;
+pub(crate) mod deadline;
 
 use std::{pin::Pin, sync::Arc};
 

@@ -3,7 +3,7 @@
 mod download;
 mod errors;
 mod forwarded;
-mod guard;
+pub(crate) mod guard;
 mod health;
 mod keys;
 mod proxy;

@@ -12,6 +12,8 @@ mod backends;
 mod closing;
 mod commands;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gateway;
 mod http;
 mod metrics;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod admin;
+mod bench;
 mod change;
 mod exec;
 mod history;
@@ -11,4 +12,5 @@ mod publish;
 mod siblings;
 mod status;
 mod subscribe;
+mod tls;
 mod usage;

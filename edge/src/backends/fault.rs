@@ -21,6 +21,8 @@ pub(super) enum Fault {
     Broken,
     /// It was answered, and the answer is none: another attempt would get the same.
     Garbage,
+    /// Time was up before it was sent: the connection took too long.
+    Expired,
     /// It took too long, by our clock or by the backend's.
     TimedOut,
     /// The backend says that it is unavailable.
@@ -41,14 +43,14 @@ impl Fault {
 
     /// Whether the request was certainly not processed.
     pub(super) const fn is_untouched(&self) -> bool {
-        matches!(self, Self::Unreached | Self::Unprocessed)
+        matches!(self, Self::Unreached | Self::Unprocessed | Self::Expired)
     }
 
     /// What it says of the endpoint.
     pub(super) const fn verdict(&self) -> Verdict {
         match self {
             Self::Said(_) => Verdict::Success,
-            Self::Unreached | Self::Unprocessed | Self::Broken | Self::Garbage | Self::TimedOut | Self::Unavailable => Verdict::Failure,
+            _ => Verdict::Failure,
         }
     }
 
@@ -56,7 +58,7 @@ impl Fault {
     pub(super) const fn outcome(&self) -> Outcome {
         match self {
             Self::Said(_) => Outcome::Refused,
-            Self::TimedOut => Outcome::TimedOut,
+            Self::TimedOut | Self::Expired => Outcome::TimedOut,
             Self::Unreached | Self::Unprocessed | Self::Broken | Self::Garbage | Self::Unavailable => Outcome::Unavailable,
         }
     }
@@ -65,7 +67,7 @@ impl Fault {
     pub(super) fn status(self) -> Status {
         match self {
             Self::Said(status) => status,
-            Self::TimedOut => verdict::downstream_timed_out(),
+            Self::TimedOut | Self::Expired => verdict::downstream_timed_out(),
             Self::Unreached | Self::Unprocessed | Self::Broken | Self::Garbage | Self::Unavailable => verdict::downstream_unavailable(),
         }
     }
@@ -141,6 +143,7 @@ mod tests {
             (Fault::Unreached, Code::Unavailable, "downstream is unavailable", Verdict::Failure),
             (Fault::Unprocessed, Code::Unavailable, "downstream is unavailable", Verdict::Failure),
             (Fault::Broken, Code::Unavailable, "downstream is unavailable", Verdict::Failure),
+            (Fault::Expired, Code::DeadlineExceeded, "downstream timed out", Verdict::Failure),
             (Fault::TimedOut, Code::DeadlineExceeded, "downstream timed out", Verdict::Failure),
             (Fault::Garbage, Code::Unavailable, "downstream is unavailable", Verdict::Failure),
             (Fault::of(&Status::unavailable("I am full")), Code::Unavailable, "downstream is unavailable", Verdict::Failure),
@@ -164,6 +167,8 @@ mod tests {
             (Fault::Unreached, true, false),
             (Fault::Broken, false, false),
             (Fault::Garbage, false, false),
+            (Fault::Expired, false, true),
+            (Fault::Expired, true, false),
             (Fault::TimedOut, false, false),
             (Fault::Unavailable, false, false),
             (Fault::Said(Status::not_found("")), false, false),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak, atomic::AtomicBool};
 use axum::body::Body;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, Request, header};
+use http_body_util::{BodyExt as _, Limited};
 use prost::Message as _;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
@@ -20,6 +21,8 @@ use super::{
 };
 use crate::config::HealthCheck;
 
+/// What is read of the answer to a check.
+const MAX_BODY: usize = 64 << 10;
 const CHECK: http::uri::PathAndQuery = http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Check");
 
 /// Checks for as long as the backend is there.
@@ -73,7 +76,11 @@ async fn is_healthy(endpoint: &Endpoint, setting: &HealthCheck) -> bool {
             *request.uri_mut() = endpoint.uri(&setting.path);
             let agent = http::HeaderValue::from_static(concat!("gatehouse/", env!("CARGO_PKG_VERSION")));
             request.headers_mut().insert(header::USER_AGENT, agent);
-            client.request(request).await.is_ok_and(|answer| answer.status().is_success())
+            let Ok(answer) = client.request(request).await else { return false };
+            let (head, body) = answer.into_parts();
+            // Read, so that the next check finds the connection. What is too long to be read costs it that.
+            let _read = Limited::new(body, MAX_BODY).collect().await;
+            head.status.is_success()
         }
     }
 }

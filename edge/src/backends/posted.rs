@@ -42,8 +42,10 @@ use tonic::{Code, Status};
 use super::{call::Call, fault::Fault, http::Client};
 
 const RESULT_CODE: &str = "gateway-result-code";
-/// A longer text says no more to anybody.
+/// A longer text says no more to anybody, and is not passed on.
 const MAX_MESSAGE: usize = 1024;
+/// Of a longer body nothing is read.
+const MAX_REFUSAL: usize = 64 << 10;
 
 /// One attempt at a command; `sent` says whether anybody can have seen it.
 pub(super) async fn post(client: &Client, uri: Uri, call: &Call<'_>, left: Duration, sent: &AtomicBool) -> Result<ExecuteResponse, Fault> {
@@ -60,8 +62,9 @@ pub(super) async fn post(client: &Client, uri: Uri, call: &Call<'_>, left: Durat
         return Ok(ExecuteResponse { result_code, payload_bytes });
     }
     let is_text = head.headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/plain"));
-    let text = if is_text { read(body, MAX_MESSAGE).await.unwrap_or_default() } else { Bytes::new() };
-    Err(refusal(head.status, &text))
+    // Read even where it says nothing, so that the connection can be used again.
+    let body = read(body, MAX_REFUSAL).await.unwrap_or_default();
+    Err(refusal(head.status, if is_text { &body } else { b"" }))
 }
 
 fn headers(headers: &mut HeaderMap, call: &Call<'_>, left: Duration) {
@@ -137,7 +140,7 @@ fn refusal(status: StatusCode, text: &[u8]) -> Fault {
         500..=599 => Code::Internal,
         _ => Code::Unknown,
     };
-    let message = std::str::from_utf8(text).map(str::trim).ok().filter(|text| !text.is_empty());
+    let message = std::str::from_utf8(text).map(str::trim).ok().filter(|text| (1..=MAX_MESSAGE).contains(&text.len()));
     Fault::Said(Status::new(code, message.map_or_else(|| format!("downstream answered {}", status.as_u16()), str::to_owned)))
 }
 
@@ -171,7 +174,7 @@ mod tests {
             let shown = refusal(StatusCode::from_u16(status).unwrap(), b" why\n").status();
             assert_eq!((shown.code(), shown.message()), (code, message), "{status}");
         }
-        for silent in [&b""[..], b"\xff", b" \n"] {
+        for silent in [&b""[..], b"\xff", b" \n", &[b'x'; 1025]] {
             assert_eq!(refusal(StatusCode::NOT_FOUND, silent).status().message(), "downstream answered 404");
         }
     }

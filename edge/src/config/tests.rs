@@ -127,6 +127,10 @@ fn each_mistake_is_named_at_its_place() {
         (with("/shop/", "/a/../b"), "gateway.toml:24: route[1].prefix: `/a/../b` has an empty or a dot segment"),
         (with("/shop/", "/health"), "gateway.toml:24: route[1].prefix: `/health` is answered by the gateway itself"),
         (with("\"best_effort\"", "\"maybe\""), "gateway.toml:21: command[2].audit: `maybe`: is none of required, best_effort, intent"),
+        (
+            with("audit = \"best_effort\"", "replay = \"maybe\""),
+            "gateway.toml:21: command[2].replay: `maybe`: is neither refuse nor answer",
+        ),
         (with("[auth]\nbackend", "[auth]\nbackand"), "gateway.toml:30: auth.backand: unknown key; did you mean `backend`?"),
     ] {
         let (_, problems) = read(&text);
@@ -173,6 +177,22 @@ fn a_backend_is_checked_when_its_section_is_there_and_has_defaults_that_suit() {
     assert!(backend("health_check = {}").health_check.is_some());
     let several = GOOD.replacen("address = \"127.0.0.1:9000\"", "addresses = [\"127.0.0.1:9000\", \"unix:/run/orders.sock\"]", 1);
     assert_eq!(read(&several).0.unwrap().backends[0].addresses.len(), 2);
+}
+
+#[test]
+fn the_sample_s_backends_are_accepted_with_every_key_uncommented() {
+    let sample = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/gateway.toml")).unwrap();
+    let (_, after) = sample.split_once("# --- what stands behind the gateway").unwrap();
+    let (ours, _) = after.split_once("# --- how it speaks").unwrap();
+    let uncommented = |line: &str| line.strip_prefix('#').filter(|text| !text.starts_with([' ', '-'])).unwrap_or(line).to_owned();
+    let text: Vec<_> = ours.lines().map(uncommented).filter(|line| !line.starts_with('-') && !line.starts_with(" -")).collect();
+    let (config, problems) = read(&text.join("\n"));
+    assert_eq!(problems, []);
+    let config = config.unwrap();
+    let defaults = |i: usize| Backend { protocol: config.backends[0].protocol, health_check: None, ..config.backends[i].clone() };
+    let plain = read(&GOOD.replacen("timeout = \"3s\"", "", 1)).0.unwrap().backends.remove(0);
+    let shown = Backend { name: plain.name.clone(), addresses: plain.addresses.clone(), ..defaults(0) };
+    assert_eq!(shown, Backend { health_check: None, ..plain }, "what it shows are the defaults");
 }
 
 #[test]

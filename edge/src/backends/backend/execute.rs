@@ -88,7 +88,9 @@ impl Backend {
                 }
             }
         };
-        let answer = tokio::time::timeout_at(deadline.at().into(), answer).await.unwrap_or(Err(Fault::TimedOut));
+        let answer = tokio::time::timeout_at(deadline.at().into(), answer).await;
+        let late = || if sent.load(Ordering::Relaxed) { Fault::TimedOut } else { Fault::Expired };
+        let answer = answer.unwrap_or_else(|_| Err(late()));
         let verdict = match &answer {
             // It says that it takes nothing more, as it should before it goes.
             Err(Fault::Unprocessed) => Verdict::Nothing,
@@ -96,7 +98,8 @@ impl Backend {
             Ok(_) => Verdict::Success,
         };
         // What fails fast is not fast.
-        if verdict == Verdict::Success || matches!(answer, Err(Fault::TimedOut)) {
+        let tells = verdict == Verdict::Success || matches!(answer, Err(Fault::TimedOut | Fault::Expired));
+        if tells && self.endpoints.len() > 1 {
             let now = Instant::now();
             endpoint.load.observe(now - begun, now);
         }
@@ -127,7 +130,7 @@ impl Backend {
 /// That a client gave less time than there is says nothing of the backend.
 fn judge(fault: &Fault, deadline: Deadline) -> Verdict {
     match fault {
-        Fault::TimedOut if deadline.is_of_client() => Verdict::Nothing,
+        Fault::TimedOut | Fault::Expired if deadline.is_of_client() => Verdict::Nothing,
         fault => fault.verdict(),
     }
 }

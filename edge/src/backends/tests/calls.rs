@@ -28,7 +28,7 @@ fn a_command_is_encoded_as_prost_would() {
             payload_bytes: command.payload_bytes.clone(),
             traceparent: command.traceparent.clone(),
         };
-        let encoded = encode(&Call { command: &command, session: &session, path: None, idempotent: false });
+        let encoded = encode(&Call { command: &command, session: &session, path: None, idempotent: false, tracestate: None });
         assert_eq!(encoded, prefixed(&whole.encode_to_vec()));
     }
 }
@@ -178,6 +178,10 @@ async fn all_who_wait_for_a_connection_that_nobody_answers_wait_once_and_togethe
     silent.accept().await.unwrap();
     let another = tokio::time::timeout(Duration::from_millis(200), silent.accept()).await;
     assert!(another.is_err(), "they came on one connection");
+    let house = House::grpc(&[silent.local_addr().unwrap().to_string()], "connect_timeout = \"1h\"");
+    let failure = execute(&house.orders(), b"x", false, Duration::from_millis(30), None).await.unwrap_err();
+    assert!(failure.is_untouched(), "time was up before it was sent");
+    assert_eq!(failure.into_status().message(), "downstream timed out");
 }
 
 #[tokio::test]

@@ -157,7 +157,9 @@ async fn time_outs_of_ours_open_the_circuit_and_those_of_clients_do_not() {
     let short = Duration::from_millis(30);
     // Until somebody has answered, time may be up before anything was sent.
     for _ in 0..10 {
+        let before = fake.requests();
         let failure = execute(&house.orders(), b"x", false, PATIENCE, Some(short)).await.unwrap_err();
+        assert!(!failure.is_untouched() || fake.requests() == before);
         assert_eq!(failure.into_status().message(), "downstream timed out");
     }
     assert_eq!(house.backends.circuits()[0].state, State::Closed);
