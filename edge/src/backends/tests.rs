@@ -103,14 +103,15 @@ fn command(payload: &[u8]) -> ExecuteCommandRequest {
 }
 
 fn session() -> Session {
-    Session::new(SessionSnapshot {
+    let snapshot = SessionSnapshot {
         device_session_id: "ds-1".into(),
         user_id: "u-1".into(),
-        public_key: String::new(),
+        public_key: gatehouse_proto::keys::Signer::from_seed(&[7; 32]).public_key().to_base64(),
         status: Stored::Active,
         updated_at_ms: 1,
         revoked_at_ms: None,
-    })
+    };
+    Session::read(snapshot).unwrap()
 }
 
 /// Asks until it is so.
