@@ -14,7 +14,8 @@ pub struct Session {
 
 impl Session {
     /// From a snapshot; none from one that says that a device may speak and holds no key to know it by. Of a revoked one, nobody needs the key.
-    pub(crate) fn read(snapshot: SessionSnapshot) -> Option<Self> {
+    #[must_use]
+    pub fn read(snapshot: SessionSnapshot) -> Option<Self> {
         let key = PublicKey::from_base64(&snapshot.public_key).ok();
         (key.is_some() || snapshot.status == Status::Revoked).then_some(Self { snapshot, key })
     }

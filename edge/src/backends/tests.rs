@@ -15,6 +15,7 @@ use gatehouse_chassis::{
 use gatehouse_proto::{
     downstream::v1::ExecuteResponse,
     gateway::v1::ExecuteCommandRequest,
+    keys::Signer,
     session::{SessionSnapshot, Status as Stored},
 };
 use gatehouse_sessions::Session;
@@ -103,14 +104,15 @@ fn command(payload: &[u8]) -> ExecuteCommandRequest {
 }
 
 fn session() -> Session {
-    Session::new(SessionSnapshot {
+    Session::read(SessionSnapshot {
         device_session_id: "ds-1".into(),
         user_id: "u-1".into(),
-        public_key: String::new(),
+        public_key: Signer::from_seed(&[7; 32]).public_key().to_base64(),
         status: Stored::Active,
         updated_at_ms: 1,
         revoked_at_ms: None,
     })
+    .unwrap()
 }
 
 /// Asks until it is so.
