@@ -65,6 +65,7 @@ impl Recorder {
         let metrics = SpoolMetrics::new(process.metrics(), capacity);
         let gate = Gate::new(spool.room(), metrics.open.clone());
         gate.learn(spool.is_empty(), spool.room());
+        metrics.spooled(spool.len(), None);
         let (queue, receiver) = mpsc::channel(QUEUE);
         let writer = Writer {
             redis,

@@ -1,6 +1,8 @@
 //! Logs on stderr, one event a line, as JSON or as text; errors and panics to Sentry when a DSN is set.
 
+pub mod rate;
 mod said;
+pub mod trace;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},

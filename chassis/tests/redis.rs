@@ -397,3 +397,41 @@ async fn entries_that_are_trimmed_while_others_keep_coming_are_missed_at_once() 
     assert_eq!(batch.trimmed, Some(batch.entries[0].id.previous()), "3 was never read");
     assert!(!batch.wiped && batch.caught_up);
 }
+
+/// Passes on what comes, each piece ten milliseconds later.
+async fn crawl(mut from: impl tokio::io::AsyncRead + Unpin, mut to: impl tokio::io::AsyncWrite + Unpin) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if to.write_all(&buffer[..read]).await.is_err() {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_server_is_no_dead_one_and_what_is_asked_at_once_travels_together() {
+    let server = RedisServer::start();
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let name = dir.path().join("slow.sock");
+    let (listener, socket) = (tokio::net::UnixListener::bind(&name).unwrap(), server.socket());
+    let mut passing = tokio::task::JoinSet::new();
+    passing.spawn(async move {
+        let mut pairs = tokio::task::JoinSet::new();
+        while let Ok((near, _)) = listener.accept().await {
+            let (from, to) = near.into_split();
+            let (back, forth) = tokio::net::UnixStream::connect(&socket).await.unwrap().into_split();
+            pairs.spawn(crawl(from, forth));
+            pairs.spawn(crawl(back, to));
+        }
+    });
+    let env = [("GATEWAY_REDIS_MASTER_ADDR", format!("unix:{}", name.display())), ("GATEWAY_REDIS_PASSWORD", server.password().to_owned())];
+    let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let text = "[redis]\ncommand_timeout = \"15s\"\nconnect_timeout = \"15s\"";
+    let redis = Redis::connect(&Shared::read(&mut Reader::new(Source::of(text, &env))).unwrap().redis).await.unwrap();
+    // One after another, these would take a minute.
+    let all = futures_util::future::join_all((0..3000).map(|_| write(&redis)));
+    assert!(tokio::time::timeout(PATIENCE, all).await.unwrap().iter().all(Result::is_ok));
+    assert_eq!((redis.standing().await, redis.connection_number()), (Standing::Connected, 1));
+}

@@ -1,12 +1,14 @@
 //! The `http` socket: health, public keys, and routes to HTTP backends (CONTRACT.md §4).
 
+mod download;
 mod errors;
 mod forwarded;
-mod guard;
+pub(crate) mod guard;
 mod health;
 mod keys;
 mod proxy;
 mod routes;
+mod upload;
 mod upstream;
 
 use std::sync::Arc;
@@ -18,46 +20,47 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use gatehouse_chassis::{keys::Keys, metrics::Metrics};
+use gatehouse_chassis::{connections::Peer, keys::Keys, metrics::Metrics, telemetry::trace::Trace};
+use gatehouse_sessions::door::ip;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::{backends::Backends, closing::Closing, config::Config, metrics::HttpMetrics, trail::Trail};
+use crate::{
+    closing::Closing,
+    metrics::{HttpMetrics, method_name},
+    requests::{Asked, End, Requests, Running, certificate},
+    routing::{Routing, Table},
+};
+pub(crate) use download::Cuts;
 use errors::Problem;
 pub(crate) use health::Dependencies;
-use proxy::Proxy;
-use routes::{Own, Place, Table};
+pub(crate) use proxy::Proxy;
+pub(crate) use routes::Table as Places;
+use routes::{Own, Place};
 
 const REQUEST_ID: &str = "x-request-id";
 
 /// What the public listener serves.
 #[derive(Debug)]
 pub(crate) struct Door {
-    table: Table,
-    proxy: Proxy,
+    routing: Arc<Routing>,
     dependencies: Dependencies,
     keys: Keys,
     metrics: HttpMetrics,
     closing: Closing,
+    requests: Arc<Requests>,
 }
 
 impl Door {
     pub(crate) fn new(
-        config: &Config,
-        backends: &Backends,
+        keys: Keys,
+        routing: Arc<Routing>,
         dependencies: Dependencies,
-        trail: &Trail,
         metrics: &Metrics,
         closing: Closing,
+        requests: Arc<Requests>,
     ) -> Self {
-        Self {
-            table: Table::new(&config.routes),
-            proxy: Proxy::new(config, backends, trail, closing.clone()),
-            dependencies,
-            keys: config.sessions.keys.clone(),
-            metrics: HttpMetrics::new(metrics),
-            closing,
-        }
+        Self { routing, dependencies, keys, metrics: HttpMetrics::new(metrics), closing, requests }
     }
 
     /// The router of the `http` socket. Everything goes through one function, so that nothing is answered without a request id and a count.
@@ -65,7 +68,7 @@ impl Door {
         Router::new().fallback(answer).with_state(Arc::new(self))
     }
 
-    async fn respond(self: &Arc<Self>, place: &Place, request: Request, request_id: &str) -> Result<Response, Problem> {
+    async fn respond(&self, table: &Table, place: &Place, request: Request, request_id: &str) -> Result<Response, Problem> {
         guard::check(&request)?;
         match place {
             Place::Own(own) => {
@@ -79,10 +82,30 @@ impl Door {
                     return Err(Problem::MethodNotAllowed);
                 }
                 let route = if let Place::Route(route) = place { Some(*route) } else { None };
-                self.proxy.answer(route, request, request_id).await
+                table.proxy.answer(route, request, request_id).await
             }
             Place::Nowhere => Err(Problem::NotFound),
         }
+    }
+
+    /// The guard by which the request is told of. What the edge answers itself belongs to no trace.
+    fn told(&self, place: &Place, request: &mut Request, label: &str, request_id: &str) -> Running {
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0).map(ip);
+        let asked = Asked {
+            kind: "http",
+            route: label,
+            request_id,
+            session: None,
+            ip: peer.as_deref(),
+            certificate: certificate(request.extensions()),
+        };
+        if !matches!(place, Place::Auth | Place::Route(_)) {
+            return self.requests.begin(Trace::default(), "", asked);
+        }
+        let trace = self.requests.trace("", request.headers());
+        request.extensions_mut().insert(trace.clone());
+        let method = method_name(request.method());
+        self.requests.begin(trace, &format!("{method} {label}"), asked)
     }
 
     async fn own(&self, own: Own, asked: &HeaderMap) -> Response {
@@ -100,13 +123,16 @@ impl Door {
     }
 }
 
-async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response {
+async fn answer(State(door): State<Arc<Door>>, mut request: Request) -> Response {
     let request_id = request_id(request.headers());
     let path = request.uri().path();
-    let place = door.table.place(path);
-    let counted = door.metrics.begin(door.table.label(&place, path), request.method());
+    let table = door.routing.now();
+    let place = table.places.place(path);
+    let label = table.places.label(&place, path);
+    let counted = door.metrics.begin(Arc::clone(&label), request.method());
+    let running = door.told(&place, &mut request, &label, &request_id);
     let head = *request.method() == Method::HEAD;
-    let mut response = door.respond(&place, request, &request_id).await.unwrap_or_else(|problem| problem.response(&request_id));
+    let mut response = door.respond(&table, &place, request, &request_id).await.unwrap_or_else(|problem| problem.response(&request_id));
     if head {
         *response.body_mut() = Body::empty();
     }
@@ -114,6 +140,7 @@ async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     counted.end(response.status());
+    running.end(End::Http(response.status()));
     response
 }
 

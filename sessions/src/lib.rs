@@ -7,6 +7,8 @@ mod complaints;
 pub mod config;
 pub mod door;
 mod feed;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod limits;
 mod replay;
 mod session;

@@ -125,6 +125,6 @@ fn lock(groups: &Mutex<Groups>) -> MutexGuard<'_, Groups> {
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
-        v4 => v4,
+        address @ IpAddr::V4(_) => address,
     }
 }

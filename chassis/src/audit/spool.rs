@@ -27,7 +27,9 @@ const HEADER_LEN: usize = 8;
 const HEADER: u64 = HEADER_LEN as u64;
 /// A length that no record has: what follows is where the first record is, 8 little-endian bytes.
 const MARK: u32 = u32::MAX;
-const MARK_LEN: u64 = HEADER + 8;
+const MARK_LEN: usize = HEADER_LEN + 8;
+/// What a probe writes.
+const PROBE: usize = 4096;
 /// Bytes passed over before their blocks are given back.
 const RECLAIM: u64 = 1 << 20;
 /// Bytes taken from the disk ahead of the last record, while there is none and while there are some: then records come here, as many as are in flight.
@@ -179,7 +181,7 @@ impl Spool {
     pub(super) fn probe(&mut self) {
         // What nobody takes for a record, should we die here.
         if self.failing
-            && let Err(error) = self.write(&[0xff; BLOCK as usize]).and_then(|()| self.cut_behind_the_end())
+            && let Err(error) = self.write(&[0xff; PROBE]).and_then(|()| self.cut_behind_the_end())
         {
             tracing::debug!(%error, "the disk takes no audit records");
         }
@@ -252,7 +254,7 @@ impl Spool {
             return Ok(());
         }
         let front = self.front.to_le_bytes();
-        let mut mark = [0; MARK_LEN as usize];
+        let mut mark = [0; MARK_LEN];
         mark[..4].copy_from_slice(&MARK.to_le_bytes());
         mark[4..HEADER_LEN].copy_from_slice(&crc32fast::hash(&front).to_le_bytes());
         mark[HEADER_LEN..].copy_from_slice(&front);
@@ -269,7 +271,7 @@ impl Spool {
 
     /// Where the mark says that the first record is; the beginning without one.
     fn marked(&self) -> io::Result<u64> {
-        if self.end < MARK_LEN {
+        if self.end < MARK_LEN as u64 {
             return Ok(0);
         }
         let (mut head, mut front) = ([0; HEADER_LEN], [0; 8]);

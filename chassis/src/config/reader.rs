@@ -15,7 +15,7 @@ use super::{
 pub use key::Key;
 
 /// Every section of the file, whoever owns it: a misspelled section is refused by all.
-const SECTIONS: [&str; 21] = [
+const SECTIONS: [&str; 24] = [
     "suite",
     "listen",
     "connections",
@@ -34,9 +34,12 @@ const SECTIONS: [&str; 21] = [
     "auditor",
     "spool",
     "auth",
+    "overload",
     "backend",
     "command",
     "route",
+    "http",
+    "tracing",
 ];
 
 /// Sections inside a section, `[limits.edge]`: who reads the outer one does not own them.

@@ -38,6 +38,7 @@ pub struct Directory {
 
 /// What is to be done.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum Change {
     /// Publishes a key. The first one of a directory is active at once.
     Add(Signer),

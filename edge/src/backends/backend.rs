@@ -87,11 +87,6 @@ impl Backend {
         &self.name
     }
 
-    /// How long it may take, unless a route says otherwise.
-    pub(crate) fn timeout(&self) -> Duration {
-        self.config.timeout
-    }
-
     /// What stands in requests to it until an endpoint is chosen.
     pub(crate) fn authority(&self) -> &str {
         self.config.addresses.first().map_or("localhost", config::Address::authority)

@@ -46,6 +46,8 @@ pub(crate) struct Call<'a> {
     pub(crate) path: Option<&'a http::uri::PathAndQuery>,
     /// It may be carried out twice.
     pub(crate) idempotent: bool,
+    /// To go with the command's `traceparent`.
+    pub(crate) tracestate: Option<&'a str>,
 }
 
 /// `gateway.downstream.v1.ExecuteRequest` as one gRPC message, with its prefix, from borrowed fields: prost would copy each first.

@@ -2,13 +2,13 @@
 //!
 //! It goes to another endpoint when nobody has seen it, as long as nothing of its body was taken; what a client sends is not kept for a second time.
 
+pub(crate) mod clock;
 mod lent;
 
 use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use axum::body::Body;
@@ -16,7 +16,6 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Instant;
 
 use super::{
     backend::Backend,
@@ -25,6 +24,7 @@ use super::{
     fault::{Fault, Outcome},
     load::InFlight,
 };
+use clock::{Clock, Late};
 use lent::Lender;
 
 /// Why a request has no answer.
@@ -39,11 +39,11 @@ pub(crate) enum Unanswered {
 }
 
 impl Backend {
-    /// The head of the backend's answer. It may be silent for `limit`; the clock stands while the client still sends, for a long upload is not the backend's slowness.
-    pub(crate) async fn forward(self: &Arc<Self>, request: Request<Body>, limit: Duration) -> Result<Response<Answer>, Unanswered> {
+    /// The head of the backend's answer, for which `clock` says how long it may take, and whose fault it is if it takes longer.
+    pub(crate) async fn forward(self: &Arc<Self>, request: Request<Body>, clock: &Clock) -> Result<Response<Answer>, Unanswered> {
         let permit = self.admit().ok_or(Unanswered::Unavailable)?;
         let (parts, body) = request.into_parts();
-        let answer = self.pass_on(&parts, &Lender::new(body), limit).await;
+        let answer = self.pass_on(&parts, &Lender::new(body), clock).await;
         let (verdict, outcome) = match &answer {
             Ok(answer) => (of_status(answer.status()), Outcome::Answered),
             Err(Unanswered::Unavailable) => (Verdict::Failure, Outcome::Unavailable),
@@ -55,14 +55,14 @@ impl Backend {
         answer
     }
 
-    async fn pass_on(self: &Arc<Self>, parts: &Parts, body: &Lender, limit: Duration) -> Result<Response<Answer>, Unanswered> {
+    async fn pass_on(self: &Arc<Self>, parts: &Parts, body: &Lender, clock: &Clock) -> Result<Response<Answer>, Unanswered> {
         let mut tried = Vec::new();
         loop {
             let i = self.choose(&tried);
             let endpoint = &self.endpoints[i];
             tried.push(i);
             let (begun, in_flight) = (std::time::Instant::now(), endpoint.load.begin());
-            let answer = wait(endpoint, parts, body, limit).await;
+            let answer = wait(endpoint, parts, body, clock).await;
             let now = std::time::Instant::now();
             match answer {
                 Ok(answer) => {
@@ -96,7 +96,7 @@ enum Waited {
     ClientStalled,
 }
 
-async fn wait(endpoint: &Endpoint, parts: &Parts, body: &Lender, limit: Duration) -> Result<Response<Incoming>, Waited> {
+async fn wait(endpoint: &Endpoint, parts: &Parts, body: &Lender, clock: &Clock) -> Result<Response<Incoming>, Waited> {
     let Transport::Http(client) = &endpoint.transport else { return Err(Waited::Failed(Fault::Unreached)) };
     let mut request = Request::new(Body::new(body.lend()));
     *request.method_mut() = parts.method.clone();
@@ -108,23 +108,11 @@ async fn wait(endpoint: &Endpoint, parts: &Parts, body: &Lender, limit: Duration
     if let Ok(host) = HeaderValue::from_str(endpoint.address.authority()) {
         request.headers_mut().insert(header::HOST, host);
     }
-    body.begin();
-    let mut answer = std::pin::pin!(client.request(request));
-    loop {
-        let last = body.progress();
-        if let Ok(answer) = tokio::time::timeout_at(last.at.checked_add(limit).unwrap_or(far()), &mut answer).await {
-            return answer.map_err(Waited::Failed);
-        }
-        let now = body.progress();
-        if now.at == last.at {
-            return Err(if now.client_is_asked { Waited::ClientStalled } else { Waited::TimedOut });
-        }
+    match clock.head(client.request(request)).await {
+        Ok(answer) => answer.map_err(Waited::Failed),
+        Err(Late::Client) => Err(Waited::ClientStalled),
+        Err(Late::Backend) => Err(Waited::TimedOut),
     }
-}
-
-/// What is further away never comes.
-fn far() -> Instant {
-    Instant::now() + Duration::from_hours(24 * 365)
 }
 
 /// What stands between us and a backend answers so for it; other errors are the backend's own.

@@ -82,10 +82,12 @@ fn headers(headers: &mut HeaderMap, call: &Call<'_>, left: Duration) {
     }
     headers.insert("gateway-timestamp-ms", command.timestamp_ms.into());
     headers.insert("gateway-timeout-ms", u64::try_from(left.as_millis()).unwrap_or(u64::MAX).into());
-    if let Ok(traceparent) = HeaderValue::try_from(&command.traceparent)
-        && !traceparent.is_empty()
-    {
-        headers.insert("traceparent", traceparent);
+    for (name, text) in [("traceparent", command.traceparent.as_str()), ("tracestate", call.tracestate.unwrap_or_default())] {
+        if let Ok(value) = HeaderValue::try_from(text)
+            && !value.is_empty()
+        {
+            headers.insert(name, value);
+        }
     }
 }
 

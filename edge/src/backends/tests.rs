@@ -15,7 +15,6 @@ use gatehouse_chassis::{
 use gatehouse_proto::{
     downstream::v1::ExecuteResponse,
     gateway::v1::ExecuteCommandRequest,
-    keys::Signer,
     session::{SessionSnapshot, Status as Stored},
 };
 use gatehouse_sessions::Session;
@@ -88,7 +87,7 @@ async fn execute(
     patience: Option<Duration>,
 ) -> Result<ExecuteResponse, Failure> {
     let (command, session) = (command(payload), session());
-    let call = Call { command: &command, session: &session, path: None, idempotent };
+    let call = Call { command: &command, session: &session, path: None, idempotent, tracestate: None };
     backend.execute(&call, Deadline::new(timeout, patience)).await
 }
 
@@ -104,15 +103,14 @@ fn command(payload: &[u8]) -> ExecuteCommandRequest {
 }
 
 fn session() -> Session {
-    Session::read(SessionSnapshot {
+    Session::new(SessionSnapshot {
         device_session_id: "ds-1".into(),
         user_id: "u-1".into(),
-        public_key: Signer::from_seed(&[7; 32]).public_key().to_base64(),
+        public_key: String::new(),
         status: Stored::Active,
         updated_at_ms: 1,
         revoked_at_ms: None,
     })
-    .unwrap()
 }
 
 /// Asks until it is so.

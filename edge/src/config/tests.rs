@@ -55,8 +55,9 @@ fn routes_are_joined_to_their_backends() {
     assert_eq!(command(0), (0, Duration::from_secs(3), Audit::Required), "the backend's timeout");
     assert_eq!(command(1), (0, Duration::from_millis(500), Audit::BestEffort));
     assert_eq!(config.backends[1].timeout, TIMEOUT);
-    assert_eq!(config.routes, [Route { prefix: "/shop".into(), backend: 1, strip_prefix: true, audit: Audit::Required }]);
-    assert_eq!(config.auth, Some(1));
+    let (audit, priority, timeout, transfer) = (Audit::Required, Priority::Normal, TIMEOUT, Transfer::default());
+    assert_eq!(config.routes, [Route { prefix: "/shop".into(), backend: 1, strip_prefix: true, audit, priority, timeout, transfer }]);
+    assert_eq!(config.auth, Some(Auth { backend: 1, timeout, transfer }));
 }
 
 #[test]
@@ -125,12 +126,31 @@ fn each_mistake_is_named_at_its_place() {
         (with("/shop/", "/a/../b"), "gateway.toml:24: route[1].prefix: `/a/../b` has an empty or a dot segment"),
         (with("/shop/", "/health"), "gateway.toml:24: route[1].prefix: `/health` is answered by the gateway itself"),
         (with("\"best_effort\"", "\"maybe\""), "gateway.toml:21: command[2].audit: `maybe`: is none of required, best_effort, intent"),
+        (
+            with("audit = \"best_effort\"", "replay = \"maybe\""),
+            "gateway.toml:21: command[2].replay: `maybe`: is neither refuse nor answer",
+        ),
         (with("[auth]\nbackend", "[auth]\nbackand"), "gateway.toml:30: auth.backand: unknown key; did you mean `backend`?"),
     ] {
         let (_, problems) = read(&text);
         let shown: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert!(shown.iter().any(|shown| shown == problem), "{problem}\nnot in {shown:#?}");
     }
+}
+
+#[test]
+fn what_a_forwarded_request_is_held_to_is_said_once_for_all_and_otherwise_for_one() {
+    let more = "[http]\nmax_body_bytes = \"2KiB\"\nread_timeout = \"7s\"\n";
+    let text = GOOD.replace("strip_prefix = true", "body_timeout = \"4s\"\nread_timeout = \"0s\"\ntimeout = \"9s\"");
+    let (config, problems) = read(&format!("{more}{text}max_body_bytes = 5\nwrite_timeout = \"6s\"\n"));
+    assert_eq!(problems, []);
+    let (config, seconds) = (config.unwrap(), Duration::from_secs);
+    let all = Transfer { max_body_bytes: 2048, read_timeout: seconds(7), ..Transfer::default() };
+    let route = config.routes[0].transfer;
+    assert!(route.read_timeout > Duration::from_hours(24 * 365), "zero is for ever");
+    assert_eq!(route, Transfer { body_timeout: seconds(4), read_timeout: route.read_timeout, ..all });
+    assert_eq!(config.routes[0].timeout, seconds(9));
+    assert_eq!(config.auth.unwrap().transfer, Transfer { max_body_bytes: 5, write_timeout: seconds(6), ..all });
 }
 
 #[test]

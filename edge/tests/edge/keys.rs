@@ -8,7 +8,7 @@ use gatehouse_proto::{
     signing,
 };
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{
     bench::{Bench, dir, until},
@@ -57,7 +57,8 @@ async fn a_rotation_needs_no_restart_and_every_answer_verifies_with_the_key_that
     // The commands of others, all the while.
     let used = Arc::new(Mutex::new(Vec::new()));
     let (others, seen) = (Arc::clone(&bench), Arc::clone(&used));
-    let traffic = tokio::spawn(async move {
+    let mut traffic = JoinSet::new();
+    traffic.spawn(async move {
         for number in 0.. {
             let key = command(&others, number).await;
             let mut seen = seen.lock().await;
@@ -78,8 +79,10 @@ async fn a_rotation_needs_no_restart_and_every_answer_verifies_with_the_key_that
         until("the old key is published no more", async || (published(&bench).await == [(next.clone(), true)]).then_some(())).await;
         before = next;
     }
-    assert!(!traffic.is_finished(), "{:?}", traffic.await);
-    traffic.abort();
+    if let Some(ended) = traffic.try_join_next() {
+        panic!("{ended:?}");
+    }
+    drop(traffic);
     assert_eq!(*used.lock().await, [first, second, third]);
 }
 

@@ -25,7 +25,7 @@ fn limits_on(text: &str, metrics: &Metrics) -> Limits {
 fn configured(text: &str) -> limit::Limits {
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("signer.pem");
-    std::fs::write(&key, gatehouse_proto::keys::Signer::from_seed(&[7; 32]).to_pkcs8_pem().unwrap().as_bytes()).unwrap();
+    gatehouse_testkit::write_private(&key, &gatehouse_proto::keys::Signer::from_seed(&[7; 32]).to_pkcs8_pem().unwrap());
     let mut reader = Reader::new(Source::of(text, &[("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH", key.to_str().unwrap())]));
     let config = Config::read(&mut reader).unwrap();
     assert_eq!(reader.into_problems(), []);

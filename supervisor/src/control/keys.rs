@@ -42,6 +42,7 @@ pub(crate) struct KeyDesk {
 
 /// A change that is not bound to a directory yet.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Wish {
     Add(Signer),
     Activate { key_id: String, now: bool },

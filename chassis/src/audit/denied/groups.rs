@@ -50,24 +50,24 @@ struct Group {
 pub(super) struct Groups {
     window: Duration,
     kinds: usize,
-    groups: HashMap<Key, Group>,
+    of: HashMap<Key, Group>,
 }
 
 impl Groups {
     /// At most `kinds` groups that are told apart by more than their cause.
     pub(super) fn new(window: Duration, kinds: usize) -> Self {
-        Self { window, kinds, groups: HashMap::new() }
+        Self { window, kinds, of: HashMap::new() }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.groups.len()
+        self.of.len()
     }
 
     /// Takes a refusal; whether something became due by it.
     pub(super) fn note(&mut self, key: Key, record: AuditRecord, now: Instant) -> bool {
-        let is_full = self.groups.len() >= self.kinds && !self.groups.contains_key(&key);
+        let is_full = self.of.len() >= self.kinds && !self.of.contains_key(&key);
         let key = if is_full { Key { from: From::Others, ..key } } else { key };
-        let is_new = !self.groups.contains_key(&key);
+        let is_new = !self.of.contains_key(&key);
         self.add(key, record, now);
         is_new
     }
@@ -78,7 +78,7 @@ impl Groups {
     }
 
     fn add(&mut self, key: Key, record: AuditRecord, due: Instant) {
-        let group = self.groups.entry(key).or_insert(Group { record: None, due });
+        let group = self.of.entry(key).or_insert(Group { record: None, due });
         match &mut group.record {
             Some(gathered) => merge(gathered, &record),
             None => group.record = Some(record),
@@ -88,7 +88,7 @@ impl Groups {
     /// What is to be written now. Groups that gathered nothing in their window end.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<(Key, AuditRecord)> {
         let (window, mut due) = (self.window, Vec::new());
-        self.groups.retain(|key, group| {
+        self.of.retain(|key, group| {
             if group.due > now {
                 return true;
             }
@@ -100,19 +100,19 @@ impl Groups {
 
     /// Lets everything that is due wait for another window.
     pub(super) fn put_off(&mut self, now: Instant) {
-        for group in self.groups.values_mut().filter(|group| group.due <= now) {
+        for group in self.of.values_mut().filter(|group| group.due <= now) {
             group.due = now + self.window;
         }
     }
 
     /// Everything that has not been written.
     pub(super) fn take_all(&mut self) -> Vec<(Key, AuditRecord)> {
-        self.groups.drain().filter_map(|(key, group)| Some((key, group.record?))).collect()
+        self.of.drain().filter_map(|(key, group)| Some((key, group.record?))).collect()
     }
 
     /// When the next group is due.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.groups.values().map(|group| group.due).min()
+        self.of.values().map(|group| group.due).min()
     }
 }
 

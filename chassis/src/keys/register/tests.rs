@@ -5,6 +5,8 @@ use gatehouse_proto::keys::Signer;
 
 use super::*;
 
+type Spoil = fn(&mut Register);
+
 const MINUTE: Duration = Duration::from_mins(1);
 
 fn key(seed: u8) -> PublicKey {
@@ -58,7 +60,6 @@ fn what_would_leave_clients_without_a_key_is_refused() {
 fn a_register_that_no_change_left_is_refused_with_the_reason() {
     let good = Register::with(&key(1), 0);
     let id = key(1).key_id();
-    type Spoil = fn(&mut Register);
     let cases: [(Spoil, String); 5] = [
         (|register| register.active = "x".into(), "the active key x is not among the keys".into()),
         (|register| register.keys[0].retired_at_ms = Some(1), format!("the active key {id} is retired")),

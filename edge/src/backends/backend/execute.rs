@@ -137,7 +137,9 @@ fn judge(fault: &Fault, deadline: Deadline) -> Verdict {
 
 fn headers(call: &Call<'_>, timeout: &str) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(8);
-    for (name, text) in [("grpc-timeout", timeout), ("traceparent", &call.command.traceparent)] {
+    for (name, text) in
+        [("grpc-timeout", timeout), ("traceparent", &call.command.traceparent), ("tracestate", call.tracestate.unwrap_or_default())]
+    {
         if let Ok(value) = HeaderValue::from_str(text)
             && !value.is_empty()
         {

@@ -1,4 +1,4 @@
-//! A client's body, lent to one attempt after the other for as long as none has taken anything of it, and how it gets on.
+//! A client's body, lent to one attempt after the other for as long as none has taken anything of it.
 
 use std::{
     pin::Pin,
@@ -9,7 +9,6 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::time::Instant;
 
 /// Who has the body.
 #[derive(Clone, Debug)]
@@ -18,37 +17,18 @@ pub(super) struct Lender(Arc<Mutex<Shared>>);
 #[derive(Debug)]
 struct Shared {
     body: Body,
-    progress: Progress,
     taken: bool,
     failed: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Progress {
-    /// When the client's body last brought something.
-    pub(super) at: Instant,
-    /// Whether it has been asked for more since.
-    pub(super) client_is_asked: bool,
-}
-
 impl Lender {
     pub(super) fn new(body: Body) -> Self {
-        let progress = Progress { at: Instant::now(), client_is_asked: false };
-        Self(Arc::new(Mutex::new(Shared { body, progress, taken: false, failed: false })))
+        Self(Arc::new(Mutex::new(Shared { body, taken: false, failed: false })))
     }
 
     /// For one attempt.
     pub(super) fn lend(&self) -> Lent {
         Lent(self.clone())
-    }
-
-    /// An attempt begins, and with it the backend's time.
-    pub(super) fn begin(&self) {
-        self.lock().progress = Progress { at: Instant::now(), client_is_asked: false };
-    }
-
-    pub(super) fn progress(&self) -> Progress {
-        self.lock().progress
     }
 
     /// Whether something of it is gone.
@@ -77,9 +57,7 @@ impl http_body::Body for Lent {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let mut shared = self.0.lock();
         let polled = Pin::new(&mut shared.body).poll_frame(cx);
-        shared.progress.client_is_asked = polled.is_pending();
         if let Poll::Ready(frame) = &polled {
-            shared.progress.at = Instant::now();
             shared.taken = true;
             shared.failed = matches!(frame, Some(Err(_)));
         }

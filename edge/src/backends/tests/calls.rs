@@ -28,7 +28,7 @@ fn a_command_is_encoded_as_prost_would() {
             payload_bytes: command.payload_bytes.clone(),
             traceparent: command.traceparent.clone(),
         };
-        let encoded = encode(&Call { command: &command, session: &session, path: None, idempotent: false });
+        let encoded = encode(&Call { command: &command, session: &session, path: None, idempotent: false, tracestate: None });
         assert_eq!(encoded, prefixed(&whole.encode_to_vec()));
     }
 }

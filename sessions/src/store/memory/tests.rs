@@ -160,7 +160,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_interleaving_undoes_a_revocation_or_trusts_what_may_be_stale(steps in prop::collection::vec(step(), 1..60)) {

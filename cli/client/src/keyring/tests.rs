@@ -7,7 +7,7 @@ use serde_json::Value;
 use gatehouse_proto::keys::Signer;
 
 use super::*;
-use crate::client::Device;
+use crate::Device;
 
 type Alter<T> = fn(&mut T);
 
