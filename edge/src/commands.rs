@@ -72,7 +72,7 @@ impl Commands {
         let (priority, bound) = route.as_ref().map_or((Priority::Normal, None), |route| (route.priority, Some(&route.bound)));
         let place = self.admission.enter(priority, bound).await.map_err(overloaded)?;
         let route = match route {
-            Some(route) if route.replay == Replay::Answer && !route.disabled => {
+            Some(route) if route.replay == Replay::Answer => {
                 return self.execute_kept(route, place, request, caller, patience).await;
             }
             route => route,

@@ -47,9 +47,13 @@ impl Bench {
             ("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH", key.path().to_str().unwrap()),
         ];
         let mut reader = Reader::new(Source::of(text, &env));
-        let shared = Shared::read(&mut reader).unwrap();
+        let mut shared = Shared::read(&mut reader).unwrap();
         let config = Config::read(&mut reader).unwrap();
         assert_eq!(reader.into_problems(), []);
+        if !text.contains("command_timeout") {
+            // Longer than a busy machine stands still.
+            (shared.redis.command_timeout, shared.redis.connect_timeout) = (Duration::from_secs(5), Duration::from_secs(10));
+        }
         let redis = Redis::connect(&shared.redis).await.unwrap();
         let process = Process::new("test", 0, shared, Inherited::default());
         let (sender, revoked) = mpsc::unbounded_channel();
@@ -123,7 +127,7 @@ impl Bench {
 
 /// Waits for it, however often it asks, and not for ever.
 async fn within<T>(what: &str, it: impl Future<Output = T>) -> T {
-    let patience = Duration::from_secs(20);
+    let patience = Duration::from_mins(1);
     tokio::time::timeout(patience, it).await.unwrap_or_else(|_| panic!("not within {patience:?}: {what}"))
 }
 
@@ -216,7 +220,7 @@ async fn malformed_session_events_are_skipped() {
 
 #[tokio::test]
 async fn each_refusal_comes_in_the_contract_s_order() {
-    let bench = Bench::start("[limits]\ncommands_per_second = 1\nburst = 2\n").await;
+    let bench = Bench::start("[[limit]]\nname = \"s\"\nper = \"session\"\nrate = \"1/h\"\nburst = 2\n").await;
     assert_eq!(bench.verdict(&bench.command("r")).await, Err(Refusal::UnknownSession));
     bench.write_key(&bench.snapshot(Status::Active, 10));
 
@@ -232,7 +236,7 @@ async fn each_refusal_comes_in_the_contract_s_order() {
     assert_eq!(bench.verdict(&bench.command("r")).await, Ok(()));
     assert_eq!(bench.verdict(&bench.command("r")).await, Err(Refusal::Replay));
     assert_eq!(bench.verdict(&bench.command("r2")).await, Ok(()));
-    assert!(matches!(bench.verdict(&bench.command("r3")).await, Err(Refusal::RateLimited(wait)) if wait <= Duration::from_secs(1)));
+    assert!(matches!(bench.verdict(&bench.command("r3")).await, Err(Refusal::RateLimited(wait)) if wait <= Duration::from_hours(1)));
 }
 
 #[tokio::test]
@@ -364,7 +368,8 @@ async fn after_a_wipe_what_may_have_been_seen_before_is_refused_and_what_is_youn
     bench.write_key(&bench.snapshot(Status::Active, 10));
     assert_eq!(bench.verdict(&seen).await, Err(Refusal::StoreUnavailable));
     assert_eq!(bench.verdict(&seen).await, Err(Refusal::Replay));
-    while now_ms() <= seen.timestamp_ms {
+    let noticed = now_ms();
+    while now_ms() <= noticed {
         tokio::task::yield_now().await;
     }
     assert_eq!(bench.verdict(&bench.command("r2")).await, Ok(()));
@@ -372,7 +377,7 @@ async fn after_a_wipe_what_may_have_been_seen_before_is_refused_and_what_is_youn
 
 #[tokio::test]
 async fn a_command_while_redis_hangs_is_refused_in_time_and_the_next_passes_when_it_goes_on() {
-    let bench = Bench::start("[redis]\ncommand_timeout = \"300ms\"").await;
+    let bench = Bench::start("[redis]\ncommand_timeout = \"3s\"").await;
     bench.write_key(&bench.snapshot(Status::Active, 10));
     assert_eq!(bench.verdict(&bench.command("r1")).await, Ok(()));
     bench.server.pause();

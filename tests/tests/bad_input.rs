@@ -304,7 +304,7 @@ async fn a_flood_of_strangers_is_few_records_that_count_each_of_them() {
         world.suite.execute(&Device::new().command("demo.echo", "x")).await.unwrap_err();
     }
     world.counted("auth_failures_total", &[("reason", "unknown_session")]).await;
-    let records = wait::eventually("all of them are in the trail", async || {
+    let records = wait::within(Duration::from_secs(90), "all of them are in the trail", async || {
         let trail = Trail::read(&world.suite).await;
         let mut records: Vec<_> = trail.0.into_iter().filter_map(|row| row.record).collect();
         records.retain(|record| record.resource.as_deref() == Some("unknown_session"));

@@ -46,6 +46,7 @@ async fn the_signer_key_must_be_there_and_be_one() {
     check("missing", suite().env(variable, "/nonexistent/key.pem"), &[variable, "/nonexistent/key.pem"]).await;
     let scratch = gatehouse_tests::Scratch::new();
     let open = scratch.write("open.pem", "not a key");
+    std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     check("others may read it", suite().env(variable, open.display()), &[variable, "open.pem has mode 06", "chmod 600"]).await;
     let garbage = scratch.write_private("garbage.pem", "not a key");
     check("garbage", suite().env(variable, garbage.display()), &[variable, "garbage.pem", "Ed25519"]).await;

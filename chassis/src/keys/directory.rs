@@ -28,7 +28,7 @@ const LOCK: &str = ".lock";
 const LONGEST_PEM: u64 = 16 << 10;
 const LONGEST_REGISTER: u64 = 1 << 20;
 /// How often a directory that changes under a reader is read.
-const ATTEMPTS: usize = 5;
+const ATTEMPTS: usize = 50;
 
 /// See the module's head.
 #[derive(Debug)]

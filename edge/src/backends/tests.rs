@@ -22,7 +22,7 @@ use gatehouse_sessions::Session;
 use super::{Backend, Backends, Call, Deadline, Failure};
 
 /// Long enough on any machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Backends by a configuration, and the metrics they write.
 struct House {
@@ -68,7 +68,9 @@ impl Drop for House {
 }
 
 fn grpc(addresses: &[String], keys: &str) -> String {
-    format!("[[backend]]\nname = \"orders\"\nprotocol = \"grpc\"\naddresses = {addresses:?}\n{keys}\n")
+    // Longer than a busy machine stands still.
+    let patient = if keys.contains("connect_timeout") { "" } else { "connect_timeout = \"30s\"\n" };
+    format!("[[backend]]\nname = \"orders\"\nprotocol = \"grpc\"\naddresses = {addresses:?}\n{patient}{keys}\n")
 }
 
 fn read(text: &str) -> Vec<crate::config::Backend> {

@@ -75,7 +75,8 @@ impl Commands {
             Claimed::First(claim) => Ok(Found::First(claim)),
             Claimed::Again(retry) => tokio::select! {
                 found = place.outside(retry.outcome(left().saturating_sub(HASTE))) => found,
-                () = self.closing.last_call() => Ok(Found::Kept(Keepsake::Unknown)),
+                // Not that nobody knows: another edge may hear of it in a moment.
+                () = self.closing.last_call() => return Err(verdict::shutting_down()),
             },
         };
         let claim = match found {
@@ -83,6 +84,13 @@ impl Commands {
             Ok(Found::Kept(keepsake)) => return self.give_again(&route, &request, &caller, &session, keepsake).await,
             Err(refusal) => return Err(self.reject(&request, &caller, &Rejected { refusal, session: Some(session) })),
         };
+        // What was given is given again; nothing new is begun on a route that is out of service now, however long this one waited.
+        if self.routing.now().command(&request.message_type).is_some_and(|route| route.disabled) {
+            claim.release().await;
+            let status = verdict::route_disabled();
+            self.trail.refuse("route_disabled", act(&request, None), &caller, Some(&session), Outcome::Denied, status.code());
+            return Err(status);
+        }
         let (this, left) = (Arc::clone(self), left());
         let whole = async move {
             let (answer, fate) = this.carry_out(&route, place, &request, &caller, &session, None).await;

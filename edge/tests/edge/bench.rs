@@ -130,7 +130,11 @@ impl Bench {
         let mut reader = Reader::new(source);
         let (shared, config) = (Shared::read(&mut reader), Config::read(&mut reader));
         assert_eq!(reader.into_problems(), []);
-        let (shared, config) = (shared.unwrap(), config.unwrap());
+        let (mut shared, config) = (shared.unwrap(), config.unwrap());
+        if !text.contains("command_timeout") {
+            // Longer than a busy machine stands still.
+            (shared.redis.command_timeout, shared.redis.connect_timeout) = (Duration::from_secs(5), Duration::from_secs(10));
+        }
         let client = Redis::connect(&shared.redis).await.unwrap();
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (grpc, http) = (bind(), bind());
@@ -264,8 +268,8 @@ impl Bench {
     /// Waits until `serve` and everything it spawned has ended.
     pub(crate) async fn ended(&mut self) {
         self.running.join_next().await.unwrap().unwrap().unwrap();
-        tokio::time::timeout(Duration::from_secs(20), self.process.shutdown().finished()).await.expect("the drain ends");
-        tokio::time::timeout(Duration::from_secs(20), self.process.shutdown().sinks_finished()).await.expect("the trail is written");
+        tokio::time::timeout(Duration::from_mins(1), self.process.shutdown().finished()).await.expect("the drain ends");
+        tokio::time::timeout(Duration::from_mins(1), self.process.shutdown().sinks_finished()).await.expect("the trail is written");
     }
 }
 
@@ -284,5 +288,5 @@ pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), asked).await.unwrap_or_else(|_| panic!("never: {what}"))
+    tokio::time::timeout(Duration::from_mins(1), asked).await.unwrap_or_else(|_| panic!("never: {what}"))
 }

@@ -73,7 +73,7 @@ async fn a_closed_circuit_is_zero_from_the_start() {
 async fn routes_have_the_same_circuit_and_recover() {
     let status = Arc::new(AtomicU16::new(503));
     let server = moody(&status);
-    let keys = "[backend.circuit_breaker]\nmin_requests = 3\nopen_time = \"300ms\"\nprobes = 1";
+    let keys = "[backend.circuit_breaker]\nmin_requests = 3\nopen_time = \"2s\"\nprobes = 1";
     let bench = Bench::start(&shop(&[server.address().to_string()], keys)).await;
     until("it opens", async || {
         // What the backend says passes; what the circuit says is ours.
@@ -107,7 +107,7 @@ async fn a_route_uses_the_endpoints_that_are_there() {
 async fn checks_of_an_http_backend_ask_for_its_path() {
     let (sick, good) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicU16::new(200)));
     let servers = [moody(&sick), moody(&good)];
-    let keys = "[backend.health_check]\ninterval = \"20ms\"\ntimeout = \"10s\"\npath = \"/healthz\"\nunhealthy_threshold = 1\nhealthy_threshold = 1";
+    let keys = "connect_timeout = \"30s\"\n[backend.health_check]\ninterval = \"20ms\"\ntimeout = \"10s\"\npath = \"/healthz\"\nunhealthy_threshold = 1\nhealthy_threshold = 1";
     let bench = Bench::start(&shop(&servers.each_ref().map(|server| server.address().to_string()), keys)).await;
     let count = |state| bench.metric("backend_endpoints", &[("backend", "shop"), ("state", state)]);
     for (status, unhealthy) in [(503, 1), (200, 0), (404, 1), (204, 0)] {

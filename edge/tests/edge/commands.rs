@@ -132,7 +132,7 @@ async fn without_any_route_everything_is_not_routed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn over_the_rate_a_client_is_told_when_to_come_back() {
     let server = echo();
-    let bench = Bench::start(&routed_to(server.address(), "[limits]\ncommands_per_second = 1\nburst = 2")).await;
+    let bench = Bench::start(&routed_to(server.address(), "[[limit]]\nname = \"s\"\nper = \"session\"\nrate = \"1/h\"\nburst = 2")).await;
     let mut refused = Vec::new();
     for i in 0..4 {
         refused.extend(execute(&bench, bench.command("orders.create", &format!("r-{i}"), b"")).await.err());
@@ -241,7 +241,7 @@ async fn a_slow_downstream_times_out_by_the_route_or_by_the_client() {
 
     let bench = Bench::start(&routed_to(server.address(), "timeout = \"1h\"")).await;
     let mut request = Request::new(bench.command("orders.create", "r-2", b""));
-    request.set_timeout(Duration::from_secs(1));
+    request.set_timeout(Duration::from_secs(5));
     let status = bench.client().execute_command(request).await.unwrap_err();
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status}: the client's own clock may be first");
     assert_eq!(bench.record_soon("r-2").await.grpc_code.as_deref(), Some("DEADLINE_EXCEEDED"));

@@ -112,7 +112,7 @@ pub(crate) fn named(name: &'static str) -> Server {
 /// The sections that route `orders.create` to that server.
 pub(crate) fn routed_to(address: impl std::fmt::Display, more: &str) -> String {
     format!(
-        "[[backend]]\nname = \"orders\"\nprotocol = \"grpc\"\naddress = \"{address}\"\n\
+        "[[backend]]\nname = \"orders\"\nprotocol = \"grpc\"\naddress = \"{address}\"\nconnect_timeout = \"30s\"\n\
          [[command]]\nmessage_type = \"orders.create\"\nbackend = \"orders\"\n{more}\n"
     )
 }

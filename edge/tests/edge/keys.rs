@@ -67,6 +67,7 @@ async fn a_rotation_needs_no_restart_and_every_answer_verifies_with_the_key_that
             }
         }
     });
+    until("the first key signs", async || (used.lock().await.last() == Some(&first)).then_some(())).await;
     let mut before = first.clone();
     for (seed, next) in [(2, second.clone()), (3, third.clone())] {
         change(&keys, Change::Add(signer(seed)));

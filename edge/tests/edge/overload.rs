@@ -35,7 +35,7 @@ fn narrow(orders: impl std::fmt::Display, shop: impl std::fmt::Display) -> Strin
     format!(
         "{}{}{}[[backend]]\nname = \"shop\"\nprotocol = \"http\"\naddress = \"{shop}\"\n\
          [[route]]\nprefix = \"/shop\"\nbackend = \"shop\"\n[[route]]\nprefix = \"/pay\"\nbackend = \"shop\"\npriority = \"critical\"\n\
-         [overload]\nmin_in_flight = 4\nmax_in_flight = 4\n[redis]\ncommand_timeout = \"60s\"\n",
+         [overload]\nmin_in_flight = 4\nmax_in_flight = 4\n[redis]\ncommand_timeout = \"600s\"\n",
         backend("orders", orders, &["normal"]),
         command("low", "low"),
         command("critical", "critical"),
@@ -47,7 +47,7 @@ async fn low_is_refused_first_and_critical_last_and_what_was_refused_may_be_sent
     let (server, shop) = (named("orders"), mirror());
     let bench = Bench::start(&narrow(server.address(), shop.address())).await;
     bench.client().execute_command(bench.command("normal", "warm", b"")).await.unwrap();
-    bench.redis.run(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    bench.redis.run(&["CLIENT", "PAUSE", "600000", "WRITE"]);
     let mut calls = Calls::new();
     for i in 0..3 {
         send(&bench, &mut calls, bench.command("normal", &format!("n-{i}"), b""));
@@ -95,7 +95,8 @@ async fn low_is_refused_first_and_critical_last_and_what_was_refused_may_be_sent
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_backend_fills_its_own_bound_and_nothing_else() {
     let ((slow, mut entries, gate), other) = (gated("slow"), named("other"));
-    let text = backend("slow", slow.address(), &["slow"]) + &backend("other", other.address(), &["other"]);
+    let patient = |text: String| text.replace("protocol = \"grpc\"", "protocol = \"grpc\"\ntimeout = \"5m\"");
+    let text = patient(backend("slow", slow.address(), &["slow"])) + &backend("other", other.address(), &["other"]);
     let bench = Bench::start(&(text + "[overload]\nmin_in_flight = 4\nmax_in_flight = 4\nbackend_in_flight = 10\n")).await;
     let mut calls = Calls::new();
     for i in 0..9 {
@@ -126,7 +127,7 @@ async fn whoever_leaves_takes_no_place_along() {
     let (server, shop) = (named("orders"), mirror());
     let bench = Bench::start(&narrow(server.address(), shop.address())).await;
     bench.client().execute_command(bench.command("normal", "warm", b"")).await.unwrap();
-    bench.redis.run(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    bench.redis.run(&["CLIENT", "PAUSE", "600000", "WRITE"]);
     let mut calls = Calls::new();
     for i in 0..3 {
         send(&bench, &mut calls, bench.command("normal", &format!("n-{i}"), b""));

@@ -137,13 +137,13 @@ async fn over_http_2_one_stream_stalls_alone() {
     assert_eq!(stalled.status(), 408);
     let text = stalled.into_body().collect().await.unwrap().to_bytes();
     assert!(text.windows(15).any(|part| part == b"request_timeout"), "{text:?}");
-    let whole = sender.send_request(post(Body::from("abc"))).await.unwrap();
+    let whole = sender.send_request(http::Request::post("http://a/other").body(Body::from("abc")).unwrap()).await.unwrap();
     assert_eq!(whole.status(), 200);
     assert_eq!(&whole.into_body().collect().await.unwrap().to_bytes()[..], b"3");
 
     // An answer that is cut resets its stream, and no other.
     let backend = Backend::listen().await;
-    let bench = Bench::start(&routed(backend.address(), "", "read_timeout = \"300ms\"")).await;
+    let bench = Bench::start(&routed(backend.address(), "", "read_timeout = \"3s\"")).await;
     let stream = TokioIo::new(TcpStream::connect(bench.http).await.unwrap());
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
     bench.process.spawn("h2-client", async move { drop(connection.await) });

@@ -70,7 +70,7 @@ impl Retention {
             evicts: AtomicBool::new(false),
             looked_on: AtomicU64::new(number),
             looking: Mutex::default(),
-            eras: Eras::new(found, now_ms()),
+            eras: Eras::new(found),
             window_ms: i64::try_from(window.as_millis()).unwrap_or(i64::MAX),
             mark,
             redis,
@@ -86,28 +86,32 @@ impl Retention {
         &self.inner.mark
     }
 
-    /// Whether anything may be reserved now. Asks Redis only on a connection on which nobody has looked yet.
+    /// Whether anything may be reserved now. Asks Redis only on a connection on which nobody has looked yet; who waits for that, waits no longer than for a command.
     pub(super) async fn check(&self) -> Result<(), Refusal> {
         let inner = &self.inner;
         if inner.looked_on.load(Ordering::Acquire) != inner.redis.connection_number() {
-            let _one_at_a_time = inner.looking.lock().await;
-            if inner.looked_on.load(Ordering::Acquire) != inner.redis.connection_number() {
-                self.look().await.map_err(unavailable)?;
-            }
+            let looked = async {
+                let _one_at_a_time = inner.looking.lock().await;
+                if inner.looked_on.load(Ordering::Acquire) != inner.redis.connection_number() {
+                    self.look().await.map_err(unavailable)?;
+                }
+                Ok(())
+            };
+            tokio::time::timeout(inner.redis.config().command_timeout, looked).await.map_err(|_| Refusal::StoreUnavailable)??;
         }
         if inner.evicts.load(Ordering::Acquire) { Err(Refusal::StoreUnavailable) } else { Ok(()) }
     }
 
     /// Judges a reservation that was made for that session and timestamp, with the mark that was read after it.
     pub(super) async fn admit(&self, mark: Option<&[u8]>, session: &str, timestamp_ms: i64) -> Result<(), Refusal> {
-        let (inner, mut mark) = (&self.inner, mark.map(<[u8]>::to_vec));
-        if !inner.eras.is_now(mark.as_deref()) {
+        let inner = &self.inner;
+        if !inner.eras.is_now(mark) {
             let found = agree(&inner.redis, &inner.mark).await.map_err(unavailable)?;
             tracing::warn!("Redis has lost its replay reservations; commands that it may have seen before are refused");
-            inner.eras.turn(found.clone(), now_ms(), inner.window_ms);
-            mark = Some(found);
+            inner.eras.turn(found, now_ms());
         }
-        if inner.eras.admit(mark.as_deref(), session, timestamp_ms, now_ms()) { Ok(()) } else { Err(Refusal::StoreUnavailable) }
+        // With the mark that was read: what was reserved beside another, or none, may have been reserved before the wipe.
+        if inner.eras.admit(mark, session, timestamp_ms) { Ok(()) } else { Err(Refusal::StoreUnavailable) }
     }
 
     async fn watch(&self) {
@@ -125,8 +129,9 @@ impl Retention {
 
     async fn look(&self) -> Result<(), RedisError> {
         let inner = &self.inner;
+        // What is looked at is this connection or a later one; if a later, the next reservation looks again.
+        let number = inner.redis.connection_number();
         let survey = inner.redis.survey().await?;
-        // What it ran on is this one or an earlier one; if an earlier, the next reservation looks again.
         let evicts = !survey.keeps_keys();
         if inner.evicts.swap(evicts, Ordering::AcqRel) != evicts {
             if evicts {
@@ -138,7 +143,7 @@ impl Retention {
                 tracing::info!("Redis no longer evicts keys");
             }
         }
-        inner.looked_on.store(inner.redis.connection_number(), Ordering::Release);
+        inner.looked_on.store(number, Ordering::Release);
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use gatehouse_proto::internal::v1::edge_client::EdgeClient;
 use tonic::{Response, Status};
 
 /// It answers from memory.
-const BOUND: Duration = Duration::from_secs(3);
+const BOUND: Duration = Duration::from_secs(10);
 
 pub(super) fn client(shared: &Shared) -> EdgeClient<Channel> {
     EdgeClient::new(ipc::channel(shared.local_socket("edge", 0)))

@@ -86,7 +86,7 @@ async fn the_client_is_whom_a_trusted_load_balancer_names() {
 
 #[tokio::test]
 async fn a_trusted_load_balancer_must_name_somebody_and_nobody_else_can() {
-    let inn = inn("[connections]\nproxy_protocol_from = ['127.0.0.1']\nhead_timeout = '300ms'\n").await;
+    let inn = inn("[connections]\nproxy_protocol_from = ['127.0.0.1']\nhead_timeout = '2s'\n").await;
     let mut bare = inn.guest().await;
     bare.ask("/ping").await;
     assert_eq!(bare.rest().await, b"");

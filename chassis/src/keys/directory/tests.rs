@@ -69,6 +69,7 @@ fn a_rotation_leaves_one_private_key_and_what_verifies_the_old_one_for_the_overl
 fn one_pem_file_of_any_name_is_enough_and_becomes_part_of_the_register() {
     let (_dir, directory) = directory();
     fs::create_dir(&directory.path).unwrap();
+    fs::set_permissions(&directory.path, fs::Permissions::from_mode(0o700)).unwrap();
     put(&directory.path.join("signer.pem"), &signer(1).to_pkcs8_pem().unwrap(), 0o600);
     assert_eq!(directory.read().unwrap().register.active, id(1));
     let register = directory.change(Change::Add(signer(2)), 7).unwrap();
@@ -107,6 +108,7 @@ fn a_directory_that_no_change_left_is_refused_with_the_reason() {
     let told = || directory.read().unwrap_err().to_string();
     assert!(told().contains("holds neither keys.json nor a .pem file"), "{}", told());
     fs::create_dir(&directory.path).unwrap();
+    fs::set_permissions(&directory.path, fs::Permissions::from_mode(0o700)).unwrap();
     assert!(told().contains("holds neither keys.json nor a .pem file"), "{}", told());
     for seed in [1, 2] {
         put(&directory.pem(&id(seed)), &signer(seed).to_pkcs8_pem().unwrap(), 0o600);

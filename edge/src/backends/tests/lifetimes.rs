@@ -9,7 +9,7 @@ use super::{
 #[tokio::test]
 async fn a_reload_keeps_what_is_unchanged_and_ends_what_is_gone() {
     let (kept, gone) = (Fake::start(Act::Message(vec![8, 1].into())).await, Fake::start(Act::Message(vec![8, 1].into())).await);
-    let check = "health_check.interval = \"20ms\"";
+    let check = "health_check.interval = \"20ms\"\nhealth_check.timeout = \"10s\"";
     let other = |fake: &Fake| grpc(&[fake.address()], check).replace("orders", "stock");
     let house = House::of(&format!("{}{}", grpc(&[kept.address()], check), other(&gone)));
     until("both are connected to", async || kept.open() == 1 && gone.open() == 1).await;
