@@ -5,13 +5,14 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 use tonic_build::manual;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "gateway.proto",
     "downstream.proto",
     "internal/process.proto",
     "internal/push.proto",
     "internal/audit.proto",
     "internal/admin.proto",
+    "internal/edge.proto",
     "internal/supervisor.proto",
     "internal/keys.proto",
 ];

@@ -1,5 +1,5 @@
 //! The recorder against a real Redis: nothing that was acknowledged is lost, whatever dies.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation, reason = "a test fails by panicking")]
 
 use std::{path::Path, time::Duration};
 
@@ -60,7 +60,7 @@ async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), asked).await.unwrap_or_else(|_| panic!("never: {what}"))
+    tokio::time::timeout(Duration::from_mins(1), asked).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
 /// A sample's value.

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{admin::AdminCommand, change, client::ClientCommand, config::ConfigCommand, events, key::KeyCommand, logs, why};
+use crate::command::{
+    admin::AdminCommand, breaker::BreakerCommand, change, client::ClientCommand, config::ConfigCommand, events, key::KeyCommand, logs,
+    route::RouteCommand, why,
+};
 
 /// Runs and asks Gatehouse, which stands in front of a company's services: authenticates devices, forwards commands, pushes events, keeps the audit trail.
 #[derive(Debug, Parser)]
@@ -37,6 +40,14 @@ pub enum Command {
     Scale(change::HowMany),
     /// Replace the supervisor and then each component by newer binaries
     Upgrade(change::FromWhere),
+    /// Let the edge read the configuration file again: backends, commands and routes change at once, and what cannot is named
+    Reload(change::How),
+    /// Show routes, take one out of service, bring it back
+    #[command(subcommand)]
+    Route(RouteCommand),
+    /// Show the circuits of backends, close one
+    #[command(subcommand)]
+    Breaker(BreakerCommand),
     /// Show past changes, the newest first, or what came of one
     Changes(change::Which),
     /// Show what happened, the newest first: every end of a process, and what operators changed
@@ -120,6 +131,11 @@ mod tests {
             "gatehouse scale pusher 0",
             "gatehouse scale pusher 65",
             "gatehouse scale edge 2",
+            "gatehouse reload now",
+            "gatehouse route",
+            "gatehouse route disable",
+            "gatehouse route list orders",
+            "gatehouse breaker reset",
             "gatehouse changes --wait",
             "gatehouse events --limit 0",
             "gatehouse events --since soon",
@@ -145,6 +161,12 @@ mod tests {
             "gatehouse start pusher/0 --wait",
             "gatehouse scale pusher 4",
             "gatehouse upgrade --from /opt/new",
+            "gatehouse reload --reason new",
+            "gatehouse route list --json",
+            "gatehouse route disable orders.* --reason loops",
+            "gatehouse route enable /shop --no-wait",
+            "gatehouse breaker list",
+            "gatehouse breaker reset orders --timeout 5s",
             "gatehouse changes 0197 --wait",
             "gatehouse events",
             "gatehouse events pusher/1 --since 2h --limit 7",

@@ -1,6 +1,7 @@
 //! One module a command: its arguments, what it asks, how it shows the answer.
 
 pub mod admin;
+pub mod breaker;
 pub mod change;
 pub mod client;
 pub mod config;
@@ -9,6 +10,7 @@ mod exits;
 pub mod key;
 pub mod logs;
 mod migrate;
+pub mod route;
 mod run;
 mod status;
 pub mod supervisor;
@@ -53,6 +55,9 @@ async fn ask(command: Command, config: Option<&Path>, output: &mut Output) -> Re
         Command::Start(whom) => change::run(Order::start(whom), config, output).await,
         Command::Scale(how_many) => change::run(Order::scale(how_many), config, output).await,
         Command::Upgrade(from_where) => change::run(Order::upgrade(from_where)?, config, output).await,
+        Command::Reload(how) => change::run(Order::reload(how), config, output).await,
+        Command::Route(command) => route::run(command, config, output).await,
+        Command::Breaker(command) => breaker::run(command, config, output).await,
         Command::Changes(which) => change::list(which, config, output).await,
         Command::Events(which) => events::list(which, config, output).await,
         Command::Why(whom) => why::tell(&whom, config, output).await,

@@ -44,7 +44,6 @@ pub(crate) struct Backends {
 }
 
 /// How the circuit of a backend is.
-#[cfg_attr(not(test), allow(dead_code, reason = "for the operator's verbs"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CircuitState {
     pub(crate) backend: String,
@@ -82,14 +81,12 @@ impl Backends {
     }
 
     /// All circuits, in the order of the configuration.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the operator's verbs"))]
     pub(crate) fn circuits(&self) -> Vec<CircuitState> {
         let state = |backend: &Arc<Backend>| CircuitState { backend: backend.name().to_owned(), state: backend.breaker.state() };
         self.lock().iter().map(state).collect()
     }
 
     /// Closes the circuit of that backend; false when there is none of that name.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the operator's verbs"))]
     pub(crate) fn reset_circuit(&self, name: &str) -> bool {
         self.get(name).is_some_and(|backend| backend.breaker.reset() == State::Closed)
     }

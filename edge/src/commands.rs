@@ -6,7 +6,7 @@
 mod finish;
 mod kept;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use gatehouse_chassis::keys::Keys;
 use gatehouse_proto::{
@@ -19,9 +19,11 @@ use gatehouse_sessions::{Refusal, Rejected, Session, Verifier, door::Caller, now
 use tonic::{Code, Status};
 
 use crate::{
-    backends::{Backend, Backends, Call, Deadline, Failure},
+    admission::{Admission, Bound, Place, Refused, Within},
+    backends::{Backend, Call, Deadline, Failure},
     closing::Closing,
-    config::{Audit, Config, Replay},
+    config::{Audit, Priority, Replay},
+    routing::Routing,
     trail::{self, Act, Outcome, Trail},
 };
 pub(crate) use finish::to_the_end;
@@ -30,36 +32,31 @@ use kept::Fate;
 /// Carries out commands; one for the process.
 #[derive(Debug)]
 pub(crate) struct Commands {
-    verifier: Verifier,
-    routes: HashMap<String, Route>,
-    trail: Trail,
-    keys: Keys,
-    closing: Closing,
+    pub(crate) verifier: Verifier,
+    pub(crate) routing: Arc<Routing>,
+    pub(crate) admission: Admission,
+    pub(crate) trail: Trail,
+    pub(crate) keys: Keys,
+    pub(crate) closing: Closing,
 }
 
+/// Where commands of one type go.
 #[derive(Clone, Debug)]
-struct Route {
-    backend: Arc<Backend>,
-    timeout: Duration,
-    audit: Audit,
-    replay: Replay,
-    idempotent: bool,
-    path: Option<http::uri::PathAndQuery>,
+pub(crate) struct Route {
+    pub(crate) backend: Arc<Backend>,
+    /// What that backend may have to do at once.
+    pub(crate) bound: Within,
+    pub(crate) timeout: Duration,
+    pub(crate) audit: Audit,
+    pub(crate) replay: Replay,
+    pub(crate) idempotent: bool,
+    pub(crate) path: Option<http::uri::PathAndQuery>,
+    pub(crate) priority: Priority,
+    /// An operator took it out of service.
+    pub(crate) disabled: bool,
 }
 
 impl Commands {
-    pub(crate) fn new(config: &Config, backends: &Backends, verifier: Verifier, trail: Trail, closing: Closing) -> Self {
-        let route = |command: &crate::config::Command| {
-            let backend = backends.get(&config.backends.get(command.backend)?.name)?;
-            let path = command.path.clone();
-            let (timeout, audit, replay, idempotent) = (command.timeout, command.audit, command.replay, command.idempotent);
-            let route = Route { backend, timeout, audit, replay, idempotent, path };
-            Some((command.message_type.clone(), route))
-        };
-        let routes = config.commands.iter().filter_map(route).collect();
-        Self { verifier, routes, trail, keys: config.sessions.keys.clone(), closing }
-    }
-
     /// The answer, once the trail has it. `patience` is how long the client waits.
     pub(crate) async fn execute(
         self: &Arc<Self>,
@@ -70,20 +67,31 @@ impl Commands {
         if self.closing.is_over() {
             return Err(verdict::shutting_down());
         }
-        if let Some(route) = self.routes.get(&request.message_type).filter(|route| route.replay == Replay::Answer).cloned() {
-            return self.execute_kept(route, request, caller, patience).await;
-        }
+        let route = self.routing.now().command(&request.message_type).cloned();
+        // At the door, and before anything is reserved: what is refused here may be sent again as it is.
+        let (priority, bound) = route.as_ref().map_or((Priority::Normal, None), |route| (route.priority, Some(&route.bound)));
+        let place = self.admission.enter(priority, bound).await.map_err(overloaded)?;
+        let route = match route {
+            Some(route) if route.replay == Replay::Answer && !route.disabled => {
+                return self.execute_kept(route, place, request, caller, patience).await;
+            }
+            route => route,
+        };
         let session = match caller.trace.step("verify").around(self.verifier.command(&request, caller.address)).await {
             Ok(session) => session,
             Err(rejected) => return Err(self.reject(&request, &caller, &rejected)),
         };
-        let Some(route) = self.routes.get(&request.message_type).cloned() else {
-            let status = verdict::not_routed();
-            self.trail.refuse("not_routed", act(&request, None), &caller, Some(&session), Outcome::Denied, status.code());
-            return Err(status);
+        let refused = |cause, status: Status| {
+            self.trail.refuse(cause, act(&request, None), &caller, Some(&session), Outcome::Denied, status.code());
+            Err(status)
+        };
+        let route = match route {
+            None => return refused("not_routed", verdict::not_routed()),
+            Some(route) if route.disabled => return refused("route_disabled", verdict::route_disabled()),
+            Some(route) => route,
         };
         let this = Arc::clone(self);
-        let whole = async move { this.carry_out(&route, &request, &caller, &session, patience).await.0 };
+        let whole = async move { this.carry_out(&route, place, &request, &caller, &session, patience).await.0 };
         to_the_end(self.closing.shutdown(), "command", whole).await
     }
 
@@ -91,6 +99,7 @@ impl Commands {
     async fn carry_out(
         &self,
         route: &Route,
+        mut place: Place,
         request: &ExecuteCommandRequest,
         caller: &Caller,
         session: &Session,
@@ -108,7 +117,7 @@ impl Commands {
         let call = Call { command: request, session, path, idempotent: route.idempotent, tracestate };
         let calling = caller.trace.call(route.backend.name());
         let (result, fate) = tokio::select! {
-            result = route.backend.execute(&call, Deadline::new(route.timeout, left)) => {
+            result = place.outside(route.backend.execute(&call, Deadline::new(route.timeout, left))) => {
                 let fate = Fate::of(&result);
                 (result.map_err(Failure::into_status), fate)
             }
@@ -155,6 +164,14 @@ impl Commands {
 
 fn act<'a>(request: &'a ExecuteCommandRequest, on: Option<(&'a str, &'static str)>) -> Act<'a> {
     Act { action_type: "command", action: &request.message_type, request_id: &request.request_id, on }
+}
+
+/// What a client is told that was not let in.
+fn overloaded(refused: Refused) -> Status {
+    match refused.by {
+        Bound::Gateway => verdict::overloaded(refused.retry_after),
+        Bound::Backend => verdict::retry_after(verdict::downstream_unavailable(), refused.retry_after),
+    }
 }
 
 /// Undecided is not denied.

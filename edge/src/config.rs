@@ -2,20 +2,22 @@
 
 mod address;
 mod backend;
+mod overload;
+mod pattern;
 mod transfer;
 
-use std::{str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use gatehouse_chassis::{
     config::{Config as Read, Reader},
     connections,
 };
-use gatehouse_proto::limits::MAX_ID_BYTES;
 use http::uri::PathAndQuery;
 
 pub use address::{Address, InvalidAddress};
 pub use backend::{Backend, CircuitBreaker, Ejection, HealthCheck, Protocol, RetryBudget};
 use backend::{Backends, TIMEOUT, path, timeout};
+pub use overload::{Overload, Priority};
 pub use transfer::Transfer;
 
 /// Paths that the edge answers itself, whatever the routes say.
@@ -35,6 +37,8 @@ pub struct Config {
     pub commands: Vec<Command>,
     /// `[[route]]`.
     pub routes: Vec<Route>,
+    /// `[overload]`.
+    pub overload: Overload,
     /// `[auth]`: where `/api/v1/public/auth/*` goes.
     pub auth: Option<Auth>,
     /// `[connections]`, `[tls]`.
@@ -44,7 +48,7 @@ pub struct Config {
 /// One `[[command]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// `message_type`, matched exactly.
+    /// `message_type`, matched exactly, or as a prefix when it ends with an asterisk: `orders.*`.
     pub message_type: String,
     /// `backend`.
     pub backend: usize,
@@ -58,6 +62,8 @@ pub struct Command {
     pub idempotent: bool,
     /// `path`: where an HTTP backend takes it; the backend's unless given.
     pub path: Option<PathAndQuery>,
+    /// `priority`; normal unless given.
+    pub priority: Priority,
 }
 
 /// One `[[route]]`.
@@ -71,6 +77,8 @@ pub struct Route {
     pub strip_prefix: bool,
     /// `audit`; best effort unless given.
     pub audit: Audit,
+    /// `priority`; normal unless given.
+    pub priority: Priority,
     /// `timeout`, to the head of the answer; the backend's unless given.
     pub timeout: Duration,
     /// As `[http]` says, unless given.
@@ -133,6 +141,16 @@ impl FromStr for Audit {
     }
 }
 
+impl fmt::Display for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Required => "required",
+            Self::BestEffort => "best_effort",
+            Self::Intent => "intent",
+        })
+    }
+}
+
 impl Read for Config {
     fn read(reader: &mut Reader) -> Option<Self> {
         let connections = connections::Config::read(reader);
@@ -142,8 +160,9 @@ impl Read for Config {
         let transfer = Transfer::read(reader);
         let routes = routes(reader, &backends, transfer);
         let auth = auth(reader, &backends, transfer);
+        let overload = Overload::read(reader);
         let whole = backends.read.into_iter().collect::<Option<Vec<_>>>();
-        Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth, connections: connections? })
+        Some(Self { sessions: sessions?, backends: whole?, commands, routes, overload, auth, connections: connections? })
     }
 }
 
@@ -156,20 +175,21 @@ fn commands(reader: &mut Reader, backends: &Backends) -> Vec<Command> {
         let timeout = timeout(section, "timeout", backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
         let audit = section.key("audit").or(Audit::Required);
         let replay = section.key("replay").or(Replay::Refuse);
+        let priority = section.key("priority").or(Priority::Normal);
         let idempotent = section.key("idempotent").or(false);
         let path = path(section, "path");
         if path.is_some() && backend.and_then(|backend| backends.protocol_of(backend)) == Some(Protocol::Grpc) {
             section.problem("path", "is for http backends; commands to grpc backends go to CommandHandler.Execute");
         }
         let message_type = message_type?;
-        if message_type.is_empty() || message_type.len() > MAX_ID_BYTES {
-            section.problem("message_type", "is empty or longer than 128 bytes");
+        if let Some(problem) = pattern::problem(&message_type) {
+            section.problem("message_type", problem);
         }
         if seen.contains(&message_type) {
             section.problem("message_type", format!("`{message_type}` has a route already"));
         }
         seen.push(message_type.clone());
-        Some(Command { message_type, backend: backend?, timeout, audit, replay, idempotent, path })
+        Some(Command { message_type, backend: backend?, timeout, audit, replay, idempotent, path, priority })
     })
 }
 
@@ -193,6 +213,7 @@ fn routes(reader: &mut Reader, backends: &Backends, transfer: Transfer) -> Vec<R
         let audit = section.key("audit").or(Audit::BestEffort);
         let timeout = timeout(section, "timeout", backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
         let transfer = transfer.or_as_in(section);
+        let priority = section.key("priority").or(Priority::Normal);
         let prefix = prefix?;
         if let Some(problem) = prefix_problem(&prefix) {
             section.problem("prefix", format!("`{prefix}` {problem}"));
@@ -202,7 +223,7 @@ fn routes(reader: &mut Reader, backends: &Backends, transfer: Transfer) -> Vec<R
             section.problem("prefix", format!("`{prefix}` has a route already"));
         }
         seen.push(prefix.clone());
-        Some(Route { prefix, backend: backend?, strip_prefix, audit, timeout, transfer })
+        Some(Route { prefix, backend: backend?, strip_prefix, audit, priority, timeout, transfer })
     })
 }
 

@@ -26,25 +26,24 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::{
-    backends::Backends,
     closing::Closing,
-    config::Config,
     metrics::{HttpMetrics, method_name},
     requests::{Asked, End, Requests, Running, certificate},
-    trail::Trail,
+    routing::{Routing, Table},
 };
+pub(crate) use download::Cuts;
 use errors::Problem;
 pub(crate) use health::Dependencies;
-use proxy::Proxy;
-use routes::{Own, Place, Table};
+pub(crate) use proxy::Proxy;
+pub(crate) use routes::Table as Places;
+use routes::{Own, Place};
 
 const REQUEST_ID: &str = "x-request-id";
 
 /// What the public listener serves.
 #[derive(Debug)]
 pub(crate) struct Door {
-    table: Table,
-    proxy: Proxy,
+    routing: Arc<Routing>,
     dependencies: Dependencies,
     keys: Keys,
     metrics: HttpMetrics,
@@ -54,23 +53,14 @@ pub(crate) struct Door {
 
 impl Door {
     pub(crate) fn new(
-        config: &Config,
-        backends: &Backends,
+        keys: Keys,
+        routing: Arc<Routing>,
         dependencies: Dependencies,
-        trail: &Trail,
         metrics: &Metrics,
         closing: Closing,
         requests: Arc<Requests>,
     ) -> Self {
-        Self {
-            table: Table::new(&config.routes),
-            proxy: Proxy::new(config, backends, trail, metrics, closing.clone()),
-            dependencies,
-            keys: config.sessions.keys.clone(),
-            metrics: HttpMetrics::new(metrics),
-            closing,
-            requests,
-        }
+        Self { routing, dependencies, keys, metrics: HttpMetrics::new(metrics), closing, requests }
     }
 
     /// The router of the `http` socket. Everything goes through one function, so that nothing is answered without a request id and a count.
@@ -78,7 +68,7 @@ impl Door {
         Router::new().fallback(answer).with_state(Arc::new(self))
     }
 
-    async fn respond(self: &Arc<Self>, place: &Place, request: Request, request_id: &str) -> Result<Response, Problem> {
+    async fn respond(&self, table: &Table, place: &Place, request: Request, request_id: &str) -> Result<Response, Problem> {
         guard::check(&request)?;
         match place {
             Place::Own(own) => {
@@ -92,7 +82,7 @@ impl Door {
                     return Err(Problem::MethodNotAllowed);
                 }
                 let route = if let Place::Route(route) = place { Some(*route) } else { None };
-                self.proxy.answer(route, request, request_id).await
+                table.proxy.answer(route, request, request_id).await
             }
             Place::Nowhere => Err(Problem::NotFound),
         }
@@ -136,12 +126,13 @@ impl Door {
 async fn answer(State(door): State<Arc<Door>>, mut request: Request) -> Response {
     let request_id = request_id(request.headers());
     let path = request.uri().path();
-    let place = door.table.place(path);
-    let label = door.table.label(&place, path);
+    let table = door.routing.now();
+    let place = table.places.place(path);
+    let label = table.places.label(&place, path);
     let counted = door.metrics.begin(Arc::clone(&label), request.method());
     let running = door.told(&place, &mut request, &label, &request_id);
     let head = *request.method() == Method::HEAD;
-    let mut response = door.respond(&place, request, &request_id).await.unwrap_or_else(|problem| problem.response(&request_id));
+    let mut response = door.respond(&table, &place, request, &request_id).await.unwrap_or_else(|problem| problem.response(&request_id));
     if head {
         *response.body_mut() = Body::empty();
     }

@@ -8,6 +8,7 @@
 //!
 //! It owns no state that outlives it: killed at any line, it loses answers that were not given, and nothing else.
 
+mod admission;
 mod backends;
 mod closing;
 mod commands;
@@ -19,6 +20,7 @@ mod http;
 mod metrics;
 mod relay;
 mod requests;
+mod routing;
 mod trail;
 
 use std::sync::Arc;
@@ -43,8 +45,23 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let limits = Limits::start(&process, &redis, &config.sessions);
     let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process).with_limits(limits);
     let pushers = Arc::new(relay::Pushers::new(Arc::clone(shared), members.clone(), relay::RelayMetrics::new(metrics)));
+    let keys = config.sessions.keys.clone();
+    let listeners = Public::open(&process, &config.connections)?;
+    let admission = admission::Admission::new(&config.overload, metrics);
     let backends = backends::Backends::open(process.shutdown(), metrics, &config.backends);
-    let commands = Arc::new(commands::Commands::new(&config, &backends, verifier.clone(), trail.clone(), closing.clone()));
+    let cuts = http::Cuts::new(metrics);
+    let makings = routing::Makings { admission: admission.clone(), trail: trail.clone(), closing: closing.clone(), cuts };
+    let (state_dir, origin) = (shared.state_dir.join("edge"), process.origin().cloned());
+    let desk = Arc::new(routing::Desk::open(routing::Ground { config, makings, backends, state_dir, origin }, metrics));
+    let commands = commands::Commands {
+        verifier: verifier.clone(),
+        routing: desk.routing(),
+        admission,
+        trail: trail.clone(),
+        keys: keys.clone(),
+        closing: closing.clone(),
+    };
+    let commands = Arc::new(commands);
     let relay = relay::Relay { verifier, pushers: Arc::clone(&pushers), trail: trail.clone() };
     let dependencies = http::Dependencies {
         redis,
@@ -54,16 +71,17 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         trail: trail.clone(),
         instance: process.instance(),
     };
-    let public = http::Door::new(&config, &backends, dependencies, &trail, metrics, closing, Arc::clone(&requests));
+    let public = http::Door::new(keys, desk.routing(), dependencies, metrics, closing, Arc::clone(&requests));
     let gateway = door::router(&process, gateway::Door { commands, relay, requests }).await?;
 
-    let listeners = Public::open(&process, &config.connections)?;
     let (grpc, http) = (process.required_listener("grpc")?, process.required_listener("http")?);
-    process.serve_local_until_drain(|routes| routes)?;
+    let control = routing::Service::new(&desk, process.shutdown().clone());
+    process.serve_local_until_drain(|routes| routes.add_service(control.into_server()))?;
 
     listeners.serve("grpc", grpc, gateway);
     listeners.serve("http", http, public.router());
     process.ready().await;
     process.until_drain().await;
+    drop(desk);
     Ok(())
 }

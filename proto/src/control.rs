@@ -16,6 +16,9 @@ pub const MAX_INSTANCES: u32 = 64;
 /// The longest reason of a change, in bytes.
 pub const MAX_REASON_BYTES: usize = 1024;
 
+/// The longest name of a route or a backend that a change may hold, in bytes.
+pub const MAX_NAME_BYTES: usize = 256;
+
 /// Metadata of a request: on whose behalf root asks, as sudo(8) says it in `SUDO_USER`. A claim, recorded as one.
 pub const CLAIMED_USER: &str = "gatehouse-claimed-user";
 

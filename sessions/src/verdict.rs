@@ -111,6 +111,24 @@ pub fn with_outcome_unknown(status: Status) -> Status {
     status
 }
 
+/// An operator took the route out of service.
+#[must_use]
+pub fn route_disabled() -> Status {
+    Status::unavailable("route is disabled")
+}
+
+/// The gateway has too much to do; nothing of the request was looked at, and it may be sent again as it is.
+#[must_use]
+pub fn overloaded(wait: Duration) -> Status {
+    retry_after(Status::unavailable("gateway is overloaded"), wait)
+}
+
+/// Says when the same request may be sent again.
+#[must_use]
+pub fn retry_after(status: Status, wait: Duration) -> Status {
+    with_trailer(status, "retry-after-ms", milliseconds(wait))
+}
+
 /// The process is stopping.
 #[must_use]
 pub fn shutting_down() -> Status {

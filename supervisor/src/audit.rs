@@ -176,10 +176,9 @@ impl Trail {
 
 fn of(change: Option<&Change>, suffix: &str, status: &str) -> AuditRecord {
     let action = change.map_or("component.change", Change::action);
-    let target = change.and_then(Change::target).map(|target| target.to_string());
-    let kind = if change.is_some_and(|change| change.target().is_none()) { "suite" } else { "component" };
+    let (resource, kind) = change.map_or_else(|| ("suite".to_owned(), "component"), Change::resource);
     AuditRecord {
-        resource: Some(target.unwrap_or_else(|| "suite".to_owned())),
+        resource: Some(resource),
         resource_type: Some(kind.to_owned()),
         ..record("control", &format!("{action}{suffix}"), status)
     }

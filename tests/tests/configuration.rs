@@ -204,8 +204,18 @@ fn the_sample_configuration_is_accepted_as_it_is_and_with_every_key_uncommented(
         let text = text.replace("\ncontrol_group = \"gatehouse\"", "\ncontrol_group = \"root\"");
         let text = text.replace("\noperators = [\"alice\", \"group:ops\"]", "\noperators = [\"root\", \"group:root\"]");
         let scratch = prepared.scratch.path();
+        let pair = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        prepared.scratch.write("tls.pem", pair.cert.pem());
+        prepared.scratch.write("tls.key", pair.signing_key.serialize_pem());
+        std::fs::set_permissions(scratch.join("tls.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        // Anybody's certificate will do for the CA: none is verified here.
+        let tls = [("certificate", "tls.pem"), ("private_key", "tls.key"), ("client_ca", "tls.pem")];
         let mut lines: Vec<String> = Vec::new();
         for line in text.lines() {
+            if let Some((key, file)) = tls.iter().find(|(key, _)| line.split_once(" = ").is_some_and(|(given, _)| given == *key)) {
+                lines.push(format!("{key} = \"{}/{file}\"", scratch.display()));
+                continue;
+            }
             let path = line
                 .split_once(" = ")
                 .map(|(key, _)| key)

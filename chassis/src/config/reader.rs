@@ -15,7 +15,7 @@ use super::{
 pub use key::Key;
 
 /// Every section of the file, whoever owns it: a misspelled section is refused by all.
-const SECTIONS: [&str; 23] = [
+const SECTIONS: [&str; 24] = [
     "suite",
     "listen",
     "connections",
@@ -34,6 +34,7 @@ const SECTIONS: [&str; 23] = [
     "auditor",
     "spool",
     "auth",
+    "overload",
     "backend",
     "command",
     "route",

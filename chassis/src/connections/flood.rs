@@ -1,7 +1,7 @@
 //! Counts frames of HTTP/2 that cost work and ask for nothing.
 //!
 //! PING and SETTINGS must each be answered; empty DATA, PRIORITY and unknown frames each be looked at. One bucket for each connection: so many at once, so many in
-//! a second, and one for each part of an answer, for clients measure the connection by PINGs as data comes. WINDOW_UPDATE is not counted, for it follows
+//! a second, and one for each part of an answer, for clients measure the connection by PINGs as data comes. `WINDOW_UPDATE` is not counted, for it follows
 //! from what we send. What else there is, h2 bounds itself: CONTINUATION, small DATA, streams that were reset before we accepted them.
 
 use tokio::time::Instant;

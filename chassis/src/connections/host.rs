@@ -38,6 +38,9 @@ use super::{
 };
 use crate::Shutdown;
 
+/// How long a client may take to leave that has nothing to wait for.
+const PARTING: Duration = Duration::from_secs(10);
+
 /// What all connections of a listener share.
 pub(super) struct Host {
     pub(super) name: &'static str,
@@ -268,7 +271,7 @@ impl<N: Future<Output = ()> + Send> Guest<'_, N> {
                 tokio::select! {
                     ended = watched => ended,
                     () = lived(limits.lifetime) => return false,
-                    () = deserted(traffic, limits.head) => return false,
+                    () = deserted(traffic) => return false,
                 }
             }
             ended => ended,
@@ -302,10 +305,10 @@ enum Ended<E> {
     Cut(Verdict),
 }
 
-/// Resolves when a client that was told to leave, and has no request open, has not done so for so long.
-async fn deserted(traffic: &Traffic, bound: Duration) {
+/// Resolves when a client that was told to leave, and has no request open, has not done so for too long.
+async fn deserted(traffic: &Traffic) {
     loop {
-        sleep(bound).await;
+        sleep(PARTING).await;
         if traffic.open() == 0 {
             return;
         }

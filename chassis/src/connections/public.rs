@@ -26,8 +26,23 @@ impl Gate {
         Ok(Self { room: Some(room), proxies: config.proxy_protocol_from.clone(), tls: config.tls.as_ref().map(open).transpose()? })
     }
 
+    /// The same for a process, which takes changed certificates until it drains.
+    pub fn of(process: &Process, config: &Config) -> Result<Self, Fatal> {
+        let gate = Self::open(config, process.connections())?;
+        if gate.tls.is_some() {
+            let (watched, shutdown) = (gate.clone(), process.shutdown().clone());
+            process.spawn("tls-reload", async move {
+                tokio::select! {
+                    () = watched.watch() => {}
+                    () = shutdown.draining() => {}
+                }
+            });
+        }
+        Ok(gate)
+    }
+
     /// Takes changed certificates, as long as it is polled.
-    pub async fn watch(&self) {
+    pub(super) async fn watch(&self) {
         match &self.tls {
             Some(tls) => Arc::clone(tls).watch().await,
             None => std::future::pending().await,
@@ -45,17 +60,8 @@ pub struct Public {
 impl Public {
     /// Opens what they need, and watches it.
     pub fn open(process: &Process, config: &Config) -> Result<Self, Fatal> {
-        let gate = Gate::open(config, process.connections())?;
+        let gate = Gate::of(process, config)?;
         let farewell = Farewell::within(process.shared().budgets.of(process.name()));
-        if config.tls.is_some() {
-            let (watched, shutdown) = (gate.clone(), process.shutdown().clone());
-            process.spawn("tls-reload", async move {
-                tokio::select! {
-                    () = watched.watch() => {}
-                    () = shutdown.draining() => {}
-                }
-            });
-        }
         Ok(Self { process: process.clone(), terms: Terms { limits: Limits::configured(config, farewell), gate } })
     }
 

@@ -155,7 +155,7 @@ async fn while_a_long_spool_is_replayed_and_redis_stands_still_new_records_are_a
     until("the replay has begun", async || (sample(&process, "audit_records_total{outcome=\"replayed\"") > 0).then_some(())).await;
     kill(pid, Signal::SIGSTOP).unwrap();
     let more = numbered(written..written + 200);
-    let acknowledged = tokio::time::timeout(Duration::from_secs(60), write(&recorder, &more)).await;
+    let acknowledged = tokio::time::timeout(Duration::from_mins(1), write(&recorder, &more)).await;
     kill(pid, Signal::SIGCONT).unwrap();
     acknowledged.expect("records are acknowledged while Redis stands still");
     write(&recorder, &numbered(written + 200..written + 300)).await;

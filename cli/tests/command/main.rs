@@ -9,6 +9,7 @@ mod history;
 mod key;
 mod play;
 mod publish;
+mod route;
 mod siblings;
 mod status;
 mod subscribe;

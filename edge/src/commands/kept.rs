@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 
 use super::{Commands, Route, act, to_the_end};
 use crate::{
+    admission::Place,
     backends::Failure,
     trail::{self, Outcome},
 };
@@ -58,7 +59,8 @@ impl Fate {
 impl Commands {
     pub(super) async fn execute_kept(
         self: &Arc<Self>,
-        route: Route,
+        route: Arc<Route>,
+        place: Place,
         request: ExecuteCommandRequest,
         caller: Caller,
         patience: Option<Duration>,
@@ -83,7 +85,7 @@ impl Commands {
         };
         let (this, left) = (Arc::clone(self), left());
         let whole = async move {
-            let (answer, fate) = this.carry_out(&route, &request, &caller, &session, None).await;
+            let (answer, fate) = this.carry_out(&route, place, &request, &caller, &session, None).await;
             match (fate, &answer) {
                 (Fate::Untouched, _) => claim.release().await,
                 (Fate::Settled, Ok(answer)) => claim.keep(Keepsake::Answer(answer.encode_to_vec().into())).await,

@@ -55,9 +55,8 @@ fn routes_are_joined_to_their_backends() {
     assert_eq!(command(0), (0, Duration::from_secs(3), Audit::Required), "the backend's timeout");
     assert_eq!(command(1), (0, Duration::from_millis(500), Audit::BestEffort));
     assert_eq!(config.backends[1].timeout, TIMEOUT);
-    let (timeout, transfer) = (TIMEOUT, Transfer::default());
-    let route = Route { prefix: "/shop".into(), backend: 1, strip_prefix: true, audit: Audit::Required, timeout, transfer };
-    assert_eq!(config.routes, [route]);
+    let (audit, priority, timeout, transfer) = (Audit::Required, Priority::Normal, TIMEOUT, Transfer::default());
+    assert_eq!(config.routes, [Route { prefix: "/shop".into(), backend: 1, strip_prefix: true, audit, priority, timeout, transfer }]);
     assert_eq!(config.auth, Some(Auth { backend: 1, timeout, transfer }));
 }
 

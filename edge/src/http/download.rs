@@ -18,10 +18,10 @@ use crate::{backends::Turn, config::Transfer};
 
 /// `http_answers_cut_total{backend,reason}`.
 #[derive(Clone, Debug)]
-pub(super) struct Cuts(IntCounterVec);
+pub(crate) struct Cuts(IntCounterVec);
 
 impl Cuts {
-    pub(super) fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
         let help = "Answers whose head had been passed on when their backend broke them off (broken_off) or went silent (stalled).";
         Self(metrics.counters("http_answers_cut_total", help, &["backend", "reason"]))
     }

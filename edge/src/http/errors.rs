@@ -6,6 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::json_response;
+use crate::admission::{Bound, Refused};
 
 /// Why a request has no answer of its backend's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,10 @@ pub(crate) enum Problem {
     ShuttingDown,
     /// `/api/v1/public/auth/*` without an auth backend.
     NoAuth,
+    /// An operator took the route out of service.
+    RouteDisabled,
+    /// The gateway, or the backend, has too much to do; so many seconds later it may be tried again.
+    Overloaded(Bound, u64),
 }
 
 impl Problem {
@@ -45,6 +50,9 @@ impl Problem {
             Self::AuditUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", "audit trail is unavailable"),
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", "gateway is shutting down"),
             Self::NoAuth => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", "no auth backend is configured"),
+            Self::RouteDisabled => (StatusCode::SERVICE_UNAVAILABLE, "route_disabled", "route is disabled"),
+            Self::Overloaded(Bound::Gateway, _) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "gateway is overloaded"),
+            Self::Overloaded(Bound::Backend, _) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "backend is overloaded"),
         }
     }
 
@@ -63,9 +71,19 @@ impl Problem {
             Self::BadRequest(_) | Self::BodyTooLarge | Self::RequestTimeout => {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
+            Self::Overloaded(_, seconds) => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
             _ => {}
         }
         response
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(Refused { by, retry_after }: Refused) -> Self {
+        // A header of whole seconds: up, so that nobody comes too early.
+        Self::Overloaded(by, retry_after.as_secs() + 1)
     }
 }
 

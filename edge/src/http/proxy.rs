@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use axum::{body::Body, extract::Request, response::Response};
 use gatehouse_chassis::{
     connections::{Peer, Secured},
-    metrics::Metrics,
     telemetry::trace::Trace,
 };
 use gatehouse_sessions::door::Caller;
@@ -14,17 +13,19 @@ use http_body::Body as _;
 
 use super::{
     REQUEST_ID,
-    download::{Cuts, CutsOf, Download},
+    download::{CutsOf, Download},
     errors::Problem,
     forwarded::{Seen, strip_hop, to_backend},
     upload::Upload,
     upstream::Upstream,
 };
 use crate::{
-    backends::{Backends, Clock},
+    admission::{Admission, Place, Within},
+    backends::Clock,
     closing::Closing,
     commands::to_the_end,
-    config::{AUTH_PREFIX, Audit, Backend, Config, Route, Transfer},
+    config::{AUTH_PREFIX, Audit, Auth, Config, Priority, Route, Transfer},
+    routing::{End, Makings},
     trail::{Act, Outcome, Trail},
 };
 
@@ -33,6 +34,7 @@ use crate::{
 pub(crate) struct Proxy {
     routes: Vec<Option<Arc<Forward>>>,
     auth: Option<Arc<Forward>>,
+    admission: Admission,
     closing: Closing,
 }
 
@@ -41,7 +43,12 @@ struct Forward {
     prefix: String,
     strip_prefix: bool,
     audit: Audit,
+    priority: Priority,
+    /// An operator took it out of service.
+    disabled: bool,
     upstream: Upstream,
+    /// What that backend may have to do at once.
+    bound: Within,
     timeout: Duration,
     transfer: Transfer,
     cuts: CutsOf,
@@ -49,21 +56,27 @@ struct Forward {
 }
 
 impl Proxy {
-    pub(crate) fn new(config: &Config, backends: &Backends, trail: &Trail, metrics: &Metrics, closing: Closing) -> Self {
-        let cuts = Cuts::new(metrics);
-        let upstream = |backend: &Backend| backends.get(&backend.name).map(Upstream::new);
-        let upstreams: Vec<_> = config.backends.iter().map(upstream).collect();
-        let forward = |backend: usize, prefix: &str, strip_prefix, audit, timeout, transfer| {
-            let upstream = upstreams.get(backend)?.clone()?;
-            let cuts = cuts.of(&upstream.name);
-            let prefix = prefix.to_owned();
-            Some(Arc::new(Forward { prefix, strip_prefix, audit, upstream, timeout, transfer, cuts, trail: trail.clone() }))
+    /// `end`: what stands behind a backend's number; `is_disabled`: whether the route of that name is.
+    pub(crate) fn new(
+        config: &Config,
+        end: impl Fn(usize) -> Option<End>,
+        is_disabled: impl Fn(&str) -> bool,
+        Makings { admission, trail, closing, cuts }: &Makings,
+    ) -> Self {
+        let forward = |route: &Route| {
+            let End { backend, bound } = end(route.backend)?;
+            let Route { strip_prefix, audit, priority, timeout, transfer, .. } = *route;
+            let (prefix, upstream) = (route.prefix.clone(), Upstream::new(backend));
+            let (disabled, cuts, trail) = (is_disabled(&prefix), cuts.of(&upstream.name), trail.clone());
+            let forward = Forward { prefix, strip_prefix, audit, priority, disabled, upstream, bound, timeout, transfer, cuts, trail };
+            Some(Arc::new(forward))
         };
-        let of_route =
-            |route: &Route| forward(route.backend, &route.prefix, route.strip_prefix, route.audit, route.timeout, route.transfer);
-        let routes = config.routes.iter().map(of_route).collect();
-        let auth = config.auth.and_then(|auth| forward(auth.backend, AUTH_PREFIX, false, Audit::BestEffort, auth.timeout, auth.transfer));
-        Self { routes, auth, closing }
+        let routes = config.routes.iter().map(&forward).collect();
+        let auth = config.auth.and_then(|Auth { backend, timeout, transfer }| {
+            let (prefix, strip_prefix, audit, priority) = (AUTH_PREFIX.to_owned(), false, Audit::BestEffort, Priority::Normal);
+            forward(&Route { prefix, backend, strip_prefix, audit, priority, timeout, transfer })
+        });
+        Self { routes, auth, admission: admission.clone(), closing: closing.clone() }
     }
 
     /// The backend's answer; the auth backend's without a route.
@@ -72,20 +85,24 @@ impl Proxy {
             Some(route) => self.routes.get(route).cloned().flatten().ok_or(Problem::NotFound)?,
             None => self.auth.clone().ok_or(Problem::NoAuth)?,
         };
+        if forward.disabled {
+            return Err(Problem::RouteDisabled);
+        }
+        let place = self.admission.enter(forward.priority, Some(&forward.bound)).await?;
         let request_id = request_id.to_owned();
         let closing = self.closing.clone();
-        to_the_end(self.closing.shutdown(), "forward", async move { forward.answer(request, &request_id, &closing).await }).await
+        to_the_end(self.closing.shutdown(), "forward", async move { forward.answer(request, place, &request_id, &closing).await }).await
     }
 }
 
 impl Forward {
-    async fn answer(&self, request: Request, request_id: &str, closing: &Closing) -> Result<Response, Problem> {
+    async fn answer(&self, request: Request, mut place: Place, request_id: &str, closing: &Closing) -> Result<Response, Problem> {
         let caller = Caller::of(request.extensions(), request.headers());
         let act = Act { action_type: "http", action: &self.prefix, request_id, on: Some((&*self.upstream.name, "backend")) };
         let _place = self.trail.begin(self.audit, "http", || act.intent(&caller, None)).await?;
         let mut calling = caller.trace.call(&self.upstream.name);
         let answer = tokio::select! {
-            answer = self.pass_on(request, request_id) => answer,
+            answer = place.outside(self.pass_on(request, request_id)) => answer,
             () = closing.last_call() => Err(Problem::ShuttingDown),
         };
         let status = answer.as_ref().map_or_else(|problem| problem.status(), Response::status);

@@ -78,7 +78,7 @@ fn below(path: &str, prefix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Audit;
+    use crate::config::{Audit, Priority};
 
     fn table(prefixes: &[&str]) -> Table {
         let route = |prefix: &&str| Route {
@@ -86,6 +86,7 @@ mod tests {
             backend: 0,
             strip_prefix: false,
             audit: Audit::BestEffort,
+            priority: Priority::Normal,
             timeout: std::time::Duration::ZERO,
             transfer: crate::config::Transfer::default(),
         };

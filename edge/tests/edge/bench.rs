@@ -2,14 +2,15 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::Path,
     time::Duration,
 };
 
 use gatehouse_chassis::{
     Process,
-    config::{Config as _, Reader, Shared, Source},
+    config::{Config as _, Origin, Reader, Shared, Source},
+    ipc,
     redis::Redis,
     sockets::Inherited,
 };
@@ -17,7 +18,7 @@ use gatehouse_edge::Config;
 use gatehouse_proto::{
     gateway::v1::{ExecuteCommandRequest, SubscribeEventsRequest, gateway_client::GatewayClient},
     ids::StreamId,
-    internal::v1::{AuditBatch, AuditRecord},
+    internal::v1::{AuditBatch, AuditRecord, EdgeVerdict, ReloadRequest, edge_client::EdgeClient},
     keys::{Signer, sha256},
     session::{SessionSnapshot, Status},
     signing,
@@ -122,7 +123,11 @@ impl Bench {
             ("GATEWAY_STATE_DIR", &state),
             ("GATEWAY_RUNTIME_DIR", &runtime),
         ];
-        let mut reader = Reader::new(Source::of(text, &env));
+        let config = dir.path().join("gateway.toml");
+        std::fs::write(&config, text).unwrap();
+        let source = Source { path: config.clone(), ..Source::of(text, &env) };
+        let origin = Origin { path: Some(config), first: source.clone() };
+        let mut reader = Reader::new(source);
         let (shared, config) = (Shared::read(&mut reader), Config::read(&mut reader));
         assert_eq!(reader.into_problems(), []);
         let (shared, config) = (shared.unwrap(), config.unwrap());
@@ -130,7 +135,12 @@ impl Bench {
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (grpc, http) = (bind(), bind());
         let addresses = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
-        let process = Process::new("edge", 0, shared, Inherited::of([("grpc", OwnedFd::from(grpc)), ("http", OwnedFd::from(http))]));
+        let socket = dir.path().join("edge.sock");
+        // Of the edge before.
+        let _absent = std::fs::remove_file(&socket);
+        let local = OwnedFd::from(UnixListener::bind(socket).unwrap());
+        let lent = Inherited::of([("grpc", OwnedFd::from(grpc)), ("http", OwnedFd::from(http)), ("local", local)]);
+        let process = Process::new("edge", 0, shared, lent).with_origin(origin);
         let mut running = JoinSet::new();
         running.spawn(gatehouse_edge::serve(process.clone(), config));
         (process, addresses.0, addresses.1, client, running)
@@ -156,6 +166,24 @@ impl Bench {
 
     pub(crate) fn client(&self) -> GatewayClient<Channel> {
         GatewayClient::new(self.channel())
+    }
+
+    /// What the supervisor speaks to.
+    pub(crate) fn edge(&self) -> EdgeClient<ipc::Channel> {
+        EdgeClient::new(ipc::channel(self.dir.path().join("edge.sock")))
+    }
+
+    /// Another file, and a reload.
+    pub(crate) async fn reload(&self, text: &str) -> EdgeVerdict {
+        std::fs::write(self.dir.path().join("gateway.toml"), text).unwrap();
+        self.edge().reload(ReloadRequest {}).await.unwrap().into_inner()
+    }
+
+    /// Ends it; what it stood on, for the next one.
+    pub(crate) async fn end(mut self) -> (RedisServer, TempDir) {
+        self.drain();
+        self.ended().await;
+        (self.redis, self.dir)
     }
 
     /// A well-formed command, signed.

@@ -17,7 +17,7 @@ use gatehouse_proto::{
     internal::v1::{AttachRequest, push_server},
 };
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, service::Routes};
 
@@ -79,6 +79,34 @@ pub(crate) fn echo() -> Server {
         let payload_bytes = request.into_inner().payload_bytes;
         Box::pin(async move { Ok(ExecuteResponse { result_code: String::new(), payload_bytes }) })
     })
+}
+
+/// A downstream that says when a command has come in, and answers with `name` once there is a permit.
+pub(crate) fn gated(name: &'static str) -> (Server, mpsc::UnboundedReceiver<()>, Arc<Semaphore>) {
+    let (entered, entries) = mpsc::unbounded_channel();
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let server = downstream(move |_| {
+        // Nobody may be listening any more.
+        let _unheard = entered.send(());
+        let gate = Arc::clone(&gate);
+        Box::pin(async move {
+            gate.acquire().await.unwrap().forget();
+            Ok(ExecuteResponse { result_code: name.to_owned(), payload_bytes: Bytes::new() })
+        })
+    });
+    (server, entries, opened)
+}
+
+/// A backend, and the commands that go there.
+pub(crate) fn backend(name: &str, address: impl std::fmt::Display, commands: &[&str]) -> String {
+    let commands = commands.iter().map(|command| format!("[[command]]\nmessage_type = \"{command}\"\nbackend = \"{name}\"\n"));
+    format!("[[backend]]\nname = \"{name}\"\nprotocol = \"grpc\"\naddress = \"{address}\"\n{}", commands.collect::<String>())
+}
+
+/// A downstream that answers with its name.
+pub(crate) fn named(name: &'static str) -> Server {
+    downstream(move |_| Box::pin(async move { Ok(ExecuteResponse { result_code: name.to_owned(), payload_bytes: Bytes::new() }) }))
 }
 
 /// The sections that route `orders.create` to that server.

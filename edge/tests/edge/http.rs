@@ -44,7 +44,7 @@ pub(crate) async fn raw(address: SocketAddr, request: &str) -> Answer {
     Answer { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head: head.to_owned(), body: body.to_owned() }
 }
 
-async fn get(bench: &Bench, path: &str) -> Answer {
+pub(crate) async fn get(bench: &Bench, path: &str) -> Answer {
     request(bench, "GET", path, "").await
 }
 
@@ -53,7 +53,7 @@ pub(crate) async fn request(bench: &Bench, method: &str, path: &str, headers: &s
 }
 
 /// A backend that answers with what it got.
-fn mirror() -> Server {
+pub(crate) fn mirror() -> Server {
     Server::tcp(Router::new().fallback(async |request: Request| {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();

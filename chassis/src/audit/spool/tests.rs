@@ -182,14 +182,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     /// Whatever is appended, passed over, cut off by a crash and opened again: what was acknowledged and not passed over is there, in order.
     #[test]
-    fn it_is_a_queue(acts in prop::collection::vec((0..4_u8, 1..5_usize, 0..400_000_usize), 1..40)) {
+    fn it_is_a_queue(acts in prop::collection::vec((0..4_u8, 1..5_u8, 0..400_000_usize), 1..40)) {
         let dir = tempfile::tempdir().unwrap();
         let open = || Spool::open(dir.path(), "edge-0", 8 << 20).unwrap();
         let (mut spool, mut model) = (open(), std::collections::VecDeque::new());
-        for (i, (act, count, length)) in acts.into_iter().enumerate() {
+        for (i, (act, count, length)) in (0_u8..).zip(acts) {
             match act {
                 0 | 1 => {
-                    let group: Vec<_> = (0..count).map(|n| [&[i as u8, n as u8], vec![0; length / count].as_slice()].concat()).collect();
+                    let group: Vec<_> = (0..count).map(|n| [&[i, n], vec![0; length / usize::from(count)].as_slice()].concat()).collect();
                     if spool.append(&group).is_ok() {
                         model.extend(group);
                     }

@@ -171,7 +171,7 @@ async fn a_handshake_that_does_not_end_is_ended_and_what_is_no_handshake_is_an_e
     let failed = || inn.counts.errors.with_label_values(&["inn", "tls"]).get();
     timeout(PATIENCE, async {
         while failed() == 0 {
-            sleep(SHORT).await
+            sleep(SHORT).await;
         }
     })
     .await

@@ -59,20 +59,20 @@ pub(super) fn load(config: &TlsConfig) -> Result<Loaded, Unusable> {
     let not_after = not_after(&chain).map_err(of(&config.certificate))?;
     let key = private_key(&config.private_key).map_err(of(&config.private_key))?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[&TLS13, &TLS12]);
-    let builder = builder.map_err(|error| of(&config.certificate)(refused(error)))?;
+    let builder = builder.map_err(|error| of(&config.certificate)(refused(&error)))?;
     let builder = match &config.clients {
         None => builder.with_no_client_auth(),
         Some((ca, needed)) => builder.with_client_cert_verifier(verifier(ca, *needed, provider).map_err(of(ca))?),
     };
     // The key that belongs to another certificate, above all.
-    let mut server = builder.with_single_cert(chain, key).map_err(|error| of(&config.private_key)(refused(error)))?;
+    let mut server = builder.with_single_cert(chain, key).map_err(|error| of(&config.private_key)(refused(&error)))?;
     server.alpn_protocols = vec![b"h2".into(), b"http/1.1".into()];
     // Clients that come back, all at once after a restart of the edge, shake hands without signatures.
-    server.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| of(&config.certificate)(refused(error)))?;
+    server.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| of(&config.certificate)(refused(&error)))?;
     Ok(Loaded { server: Arc::new(server), not_after })
 }
 
-fn refused(error: impl ToString) -> Kind {
+fn refused(error: &impl ToString) -> Kind {
     Kind::Refused(error.to_string())
 }
 
@@ -106,12 +106,12 @@ fn not_after(chain: &[CertificateDer<'_>]) -> Result<i64, Kind> {
 fn verifier(ca: &Path, needed: ClientCertificates, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, Kind> {
     let mut roots = RootCertStore::empty();
     for root in certificates(ca)? {
-        roots.add(root).map_err(refused)?;
+        roots.add(root).map_err(|error| refused(&error))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     let builder = match needed {
         ClientCertificates::Optional => builder.allow_unauthenticated(),
         ClientCertificates::Required => builder,
     };
-    builder.build().map_err(refused)
+    builder.build().map_err(|error| refused(&error))
 }

@@ -90,7 +90,7 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), waited).await.expect(what);
+    tokio::time::timeout(Duration::from_mins(1), waited).await.expect(what);
 }
 
 #[tokio::test]

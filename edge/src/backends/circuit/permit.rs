@@ -46,7 +46,6 @@ impl Breaker {
     }
 
     /// Closes it, whatever it was. The state it is in then.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the operator's verbs"))]
     pub(crate) fn reset(&self) -> State {
         self.with(|circuit, now| {
             circuit.reset(now);
