@@ -168,12 +168,11 @@ impl Trail {
         outcome: Outcome,
         code: Code,
     ) {
-        let (record, who) = match session {
-            Some(session) => (act.grpc(caller, session, outcome, code), Who::Session(session.device_session_id())),
-            None => {
-                let record = act.record(caller, outcome);
-                (AuditRecord { grpc_code: Some(code_name(code).to_owned()), ..record }, Who::Address(caller.address()))
-            }
+        let (record, who) = if let Some(session) = session {
+            (act.grpc(caller, session, outcome, code), Who::Session(session.device_session_id()))
+        } else {
+            let record = act.record(caller, outcome);
+            (AuditRecord { grpc_code: Some(code_name(code).to_owned()), ..record }, Who::Address(caller.address()))
         };
         self.denied.note(cause, who, record);
     }

@@ -13,17 +13,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// From a snapshot. A public key that cannot be decoded verifies nothing.
-    #[must_use]
-    pub fn new(snapshot: SessionSnapshot) -> Self {
-        let key = PublicKey::from_base64(&snapshot.public_key).ok();
-        Self { snapshot, key }
-    }
-
     /// From a snapshot; none from one that says that a device may speak and holds no key to know it by. Of a revoked one, nobody needs the key.
-    pub(crate) fn read(snapshot: SessionSnapshot) -> Option<Self> {
-        let this = Self::new(snapshot);
-        (this.key.is_some() || this.is_revoked()).then_some(this)
+    #[must_use]
+    pub fn read(snapshot: SessionSnapshot) -> Option<Self> {
+        let key = PublicKey::from_base64(&snapshot.public_key).ok();
+        (key.is_some() || snapshot.status == Status::Revoked).then_some(Self { snapshot, key })
     }
 
     /// The same session, revoked at that time.

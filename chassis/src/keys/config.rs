@@ -55,7 +55,12 @@ struct NoKey(Problem);
 
 impl fmt::Display for NoKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the response signer key: {}", self.0)
+        // The path stands before it.
+        match &self.0 {
+            Problem::Read(_, error) => write!(f, "the response signer key cannot be read: {error}"),
+            Problem::Key(_, error) => write!(f, "the response signer key is {error}"),
+            problem => write!(f, "the response signer key: {problem}"),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The limit as a pure function of samples: how long work that could run waited for a processor, and how much was inside.
 //!
-//! As in CoDel, what counts is the *shortest* wait of a window: a burst or a neighbour on the machine makes some waits long, a standing queue makes all of them long. A
+//! As in `CoDel`, what counts is the *shortest* wait of a window: a burst or a neighbour on the machine makes some waits long, a standing queue makes all of them long. A
 //! window with a standing queue takes the limit down, to what was really inside and then by the measure of the excess; a window well below the target takes it up by
 //! a tenth. In between it stays. A window needs time and samples both, so that a single slow moment of a quiet edge says nothing.
 

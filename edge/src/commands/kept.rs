@@ -60,7 +60,7 @@ impl Commands {
     pub(super) async fn execute_kept(
         self: &Arc<Self>,
         route: Arc<Route>,
-        place: Place,
+        mut place: Place,
         request: ExecuteCommandRequest,
         caller: Caller,
         patience: Option<Duration>,
@@ -74,7 +74,7 @@ impl Commands {
         let found = match claimed {
             Claimed::First(claim) => Ok(Found::First(claim)),
             Claimed::Again(retry) => tokio::select! {
-                found = retry.outcome(left().saturating_sub(HASTE)) => found,
+                found = place.outside(retry.outcome(left().saturating_sub(HASTE))) => found,
                 () = self.closing.last_call() => Ok(Found::Kept(Keepsake::Unknown)),
             },
         };

@@ -50,6 +50,7 @@ impl Dependencies {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing of its own that is there or not")]
 struct Found {
     serving: bool,
     redis: Standing,

@@ -65,7 +65,7 @@ impl Wire {
     }
 
     async fn read(&mut self) -> bool {
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = [0; 4 << 10];
         let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut buffer)).await;
         // A reset is an end as well.
         let read = read.unwrap_or_else(|_| panic!("nothing comes after {:?}", self.seen())).unwrap_or(0);
