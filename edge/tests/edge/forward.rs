@@ -83,7 +83,7 @@ async fn a_body_that_is_malformed_is_the_client_s_fault() {
         client.send(broken).await;
         let seen = client.rest().await;
         assert!(seen.starts_with("HTTP/1.1 400") && seen.contains("\"bad_request\""), "{broken:?}: {seen}");
-        assert!(!behind.rest().await.contains("0\r\n\r\n"), "the backend is not told that this was all");
+        assert!(!behind.rest().await.contains("\r\n0\r\n\r\n"), "the backend is not told that this was all");
     }
     assert_eq!(bench.metric("http_requests_total", &[("route", "/shop"), ("status", "400")]), 3);
 }
@@ -135,7 +135,7 @@ async fn an_answer_that_its_backend_breaks_off_does_not_look_whole_and_is_counte
         client.until("abc").await;
         drop(behind);
         let seen = client.rest().await;
-        assert!(seen.starts_with("HTTP/1.1 200") && !seen.contains("0\r\n\r\n"), "{seen}");
+        assert!(seen.starts_with("HTTP/1.1 200") && !seen.contains("\r\n0\r\n\r\n"), "{seen}");
         until("it is counted", async || (cut(&bench, "broken_off") == i as u64 + 1).then_some(())).await;
     }
     assert_eq!(cut(&bench, "stalled"), 0);

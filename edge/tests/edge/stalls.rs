@@ -33,7 +33,7 @@ async fn a_client_that_stops_sending_is_told_so_and_its_backend_is_let_go() {
         let mut behind = backend.accept().await;
         let seen = client.rest().await;
         assert!(seen.starts_with("HTTP/1.1 408") && seen.contains("\"request_timeout\""), "{seen}");
-        assert!(!behind.rest().await.ends_with("0\r\n\r\n"), "the backend is not told that this was all");
+        assert!(!behind.rest().await.ends_with("\r\n0\r\n\r\n"), "the backend is not told that this was all");
     }
 }
 
@@ -61,7 +61,7 @@ async fn a_backend_that_goes_silent_in_its_answer_is_cut_and_counted() {
     behind.until("\r\n\r\n").await;
     behind.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n").await;
     let seen = client.rest().await;
-    assert!(seen.starts_with("HTTP/1.1 200") && !seen.contains("0\r\n\r\n"), "{seen}");
+    assert!(seen.starts_with("HTTP/1.1 200") && !seen.contains("\r\n0\r\n\r\n"), "{seen}");
     behind.rest().await;
     let stalled = || bench.metric("http_answers_cut_total", &[("backend", "shop"), ("reason", "stalled")]);
     until("it is counted", async || (stalled() == 1).then_some(())).await;
