@@ -70,7 +70,7 @@ impl Retention {
             evicts: AtomicBool::new(false),
             looked_on: AtomicU64::new(number),
             looking: Mutex::default(),
-            eras: Eras::new(found),
+            eras: Eras::new(found, now_ms()),
             window_ms: i64::try_from(window.as_millis()).unwrap_or(i64::MAX),
             mark,
             redis,
@@ -104,14 +104,15 @@ impl Retention {
 
     /// Judges a reservation that was made for that session and timestamp, with the mark that was read after it.
     pub(super) async fn admit(&self, mark: Option<&[u8]>, session: &str, timestamp_ms: i64) -> Result<(), Refusal> {
-        let inner = &self.inner;
-        if !inner.eras.is_now(mark) {
+        let (inner, mut mark) = (&self.inner, mark.map(<[u8]>::to_vec));
+        if !inner.eras.is_now(mark.as_deref()) {
             let found = agree(&inner.redis, &inner.mark).await.map_err(unavailable)?;
             tracing::warn!("Redis has lost its replay reservations; commands that it may have seen before are refused");
-            inner.eras.turn(found, now_ms());
+            inner.eras.turn(found.clone(), now_ms(), inner.window_ms);
+            // Beside none, it was reserved after the wipe. Beside another, before it: it stays of that era.
+            mark.get_or_insert(found);
         }
-        // With the mark that was read: what was reserved beside another, or none, may have been reserved before the wipe.
-        if inner.eras.admit(mark, session, timestamp_ms) { Ok(()) } else { Err(Refusal::StoreUnavailable) }
+        if inner.eras.admit(mark.as_deref(), session, timestamp_ms, now_ms()) { Ok(()) } else { Err(Refusal::StoreUnavailable) }
     }
 
     async fn watch(&self) {
