@@ -5,14 +5,16 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 use tonic_build::manual;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
     "gateway.proto",
     "downstream.proto",
     "internal/process.proto",
     "internal/push.proto",
     "internal/audit.proto",
     "internal/admin.proto",
+    "internal/edge.proto",
     "internal/supervisor.proto",
+    "internal/keys.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -31,6 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_transport(false)
         // An older process answers UNIMPLEMENTED to what a newer one asks; a service that leaves a method out does the same.
         .generate_default_stubs(true)
+        // It holds a private key.
+        .skip_debug([".gateway.internal.v1.AddKey"])
         // A line of the exit ledger is this message as JSON; what an older or a newer supervisor wrote is read with defaults.
         .type_attribute("gateway.internal.v1.ExitRecord", "#[derive(serde::Serialize, serde::Deserialize)]")
         .type_attribute("gateway.internal.v1.ExitRecord", "#[serde(default)]")

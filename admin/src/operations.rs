@@ -92,6 +92,7 @@ impl Operations {
         checked("user_id", &user_id)?;
         let public_key = PublicKey::from_bytes(&public_key).map_err(|error| Refusal::Invalid(format!("public_key: {error}")))?;
         let wanted = Wanted { device_session_id, user_id, public_key: public_key.to_base64() };
+        let _place = self.recorder.reserve().map_err(|_| Refusal::NotRecorded)?;
         let outcome = self.sessions.create(&wanted).await;
         self.record(actor, "session.create", &wanted.device_session_id, begun, outcome).await
     }
@@ -100,6 +101,7 @@ impl Operations {
     pub async fn revoke_session(&self, actor: &Actor, id: &str) -> Result<SessionSnapshot, Refusal> {
         let begun = Instant::now();
         checked("device_session_id", id)?;
+        let _place = self.recorder.reserve().map_err(|_| Refusal::NotRecorded)?;
         let outcome = self.sessions.revoke(id).await;
         self.record(actor, "session.revoke", id, begun, outcome).await
     }

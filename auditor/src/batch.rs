@@ -2,7 +2,7 @@
 
 use gatehouse_chassis::{audit::FIELD, redis::Entry};
 use gatehouse_proto::{
-    audit::bound,
+    audit::bound_foreign,
     ids::StreamId,
     internal::v1::{AuditBatch, AuditRecord},
 };
@@ -65,7 +65,7 @@ impl Batch {
         match records(entry) {
             Ok(records) => {
                 for mut record in records {
-                    bound(&mut record);
+                    bound_foreign(&mut record);
                     match Uuid::try_parse(&record.id) {
                         // One form for each id, so that a repeat in another form is known as one.
                         Ok(id) => self.records.push(AuditRecord { id: id.to_string(), ..record }),

@@ -7,7 +7,7 @@
 use std::{pin::pin, time::Duration};
 
 use futures_util::{FutureExt as _, future::FusedFuture};
-use gatehouse_chassis::redis::{Entry, MultiplexedConnection, Redis, RedisError, Value, cmd, pipe, read_entries};
+use gatehouse_chassis::redis::{Connection, Entry, Redis, RedisError, Value, cmd, pipe, read_entries};
 use gatehouse_proto::ids::StreamId;
 use tokio::time::{Instant, timeout};
 
@@ -27,7 +27,7 @@ const RECHECK: Duration = Duration::from_secs(15);
 /// A connection and what the server calls it, unless it does not say.
 #[derive(Debug)]
 struct Reading {
-    connection: MultiplexedConnection,
+    connection: Connection,
     id: Option<i64>,
 }
 

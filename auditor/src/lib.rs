@@ -10,6 +10,7 @@
 //! already are known by their id.
 
 pub mod batch;
+pub mod catch_up;
 pub mod chain;
 mod config;
 pub mod intake;
@@ -30,6 +31,7 @@ use gatehouse_migrations::{Database, Owner};
 use gatehouse_proto::internal::v1::audit_trail_server::AuditTrailServer;
 
 use crate::{
+    catch_up::CatchUp,
     intake::Intake,
     ledger::{PostgresLedger, SqliteLedger},
     metrics::AuditorMetrics,
@@ -46,7 +48,7 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     database.ready(shared.migrate_on_start).await?;
 
     let metrics = AuditorMetrics::new(process.metrics());
-    let trail = Trail::new(database.clone(), metrics.clone());
+    let trail = Trail::new(database.clone(), CatchUp::new(redis.clone(), redis.key(audit::STREAM)), metrics.clone());
     let intake = Intake::new(redis.clone(), redis.key(audit::STREAM));
     let output = Output::open(&process, tokio::io::stdout(), metrics.lines_skipped.clone());
 

@@ -1,4 +1,5 @@
-//! The `AuditTrail` service: what the trail holds, and whether it is whole. On connections of its own, which cannot write.
+//! The `AuditTrail` service: what the trail holds, and whether it is whole. On connections of its own, which cannot write. What had been recorded when it was
+//! asked is in its answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +9,7 @@ use gatehouse_proto::internal::v1::{ListAuditRequest, ListAuditResponse, VerifyA
 use tokio::{sync::Mutex, time::timeout};
 use tonic::{Request, Response, Status};
 
-use crate::{metrics::AuditorMetrics, reading};
+use crate::{catch_up::CatchUp, metrics::AuditorMetrics, reading};
 
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 1000;
@@ -25,6 +26,7 @@ pub struct Trail {
 struct Inner {
     database: Database,
     metrics: AuditorMetrics,
+    stream: CatchUp,
     /// Kept from one listing to the next; taken out while in use, so that one that was given up is not used again.
     reader: Mutex<Option<(Connection, Gauged)>>,
     /// One verification at a time: it reads everything.
@@ -34,8 +36,8 @@ struct Inner {
 impl Trail {
     /// Connects when first asked.
     #[must_use]
-    pub fn new(database: Database, metrics: AuditorMetrics) -> Self {
-        Self { inner: Arc::new(Inner { database, metrics, reader: Mutex::default(), verifying: Mutex::default() }) }
+    pub fn new(database: Database, stream: CatchUp, metrics: AuditorMetrics) -> Self {
+        Self { inner: Arc::new(Inner { database, metrics, stream, reader: Mutex::default(), verifying: Mutex::default() }) }
     }
 
     async fn rows(&self, request: &ListAuditRequest) -> anyhow::Result<ListAuditResponse> {
@@ -74,6 +76,10 @@ impl audit_trail_server::AuditTrail for Trail {
         if request.limit == 0 {
             request.limit = DEFAULT_LIMIT;
         }
+        // Pages behind the first are of what is long written.
+        if request.before_seq == 0 {
+            self.inner.stream.wait().await;
+        }
         match timeout(LIST, self.rows(&request)).await {
             Ok(listed) => listed.map(Response::new).map_err(|error| unavailable(&error)),
             Err(_) => Err(Status::deadline_exceeded("the audit database did not answer in time")),
@@ -81,6 +87,7 @@ impl audit_trail_server::AuditTrail for Trail {
     }
 
     async fn verify(&self, _request: Request<VerifyAuditRequest>) -> Result<Response<VerifyAuditResponse>, Status> {
+        self.inner.stream.wait().await;
         let _one = self.inner.verifying.lock().await;
         let _in_use = Gauged::new(&self.inner.metrics.in_use);
         let verify = async {

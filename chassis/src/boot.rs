@@ -20,7 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     Process,
-    config::{Config, Problem, Reader, Shared, Source},
+    config::{Config, Origin, Problem, Reader, Shared, Source},
     exit,
     notify::Notifier,
     sockets::{self, Inherited},
@@ -111,6 +111,7 @@ impl<C: Config> Boot<C> {
         F: Future<Output = anyhow::Result<()>>,
     {
         self.take_name();
+        telemetry::install_crypto();
         let arguments = match self.arguments() {
             Ok(arguments) => arguments,
             Err(code) => return code,
@@ -129,7 +130,8 @@ impl<C: Config> Boot<C> {
                 return ExitCode::from(exit::CONFIG);
             }
         };
-        let (shared, config) = match self.checked(arguments.config.as_deref(), arguments.check) {
+        let source = Source::load(arguments.config.as_deref());
+        let (shared, config) = match self.checked(arguments.config.as_deref(), source.clone(), arguments.check) {
             Ok(read) => read,
             Err(problems) => {
                 print_lines(&problems);
@@ -146,7 +148,13 @@ impl<C: Config> Boot<C> {
                 let code = runtime.block_on(async {
                     match self.migrate {
                         Some(migrate) if arguments.migrate => self.report(migrate(Arc::new(shared), config, arguments.dry_run).await),
-                        _ => self.live(Process::new(self.name, instance, shared, inherited), config, serve).await,
+                        _ => {
+                            let mut process = Process::new(self.name, instance, shared, inherited);
+                            if let Ok(first) = source {
+                                process = process.with_origin(Origin { path: arguments.config, first });
+                            }
+                            self.live(process, config, serve).await
+                        }
                     }
                 });
                 // A task that blocks its thread must not hold up the end.
@@ -192,8 +200,8 @@ impl<C: Config> Boot<C> {
     }
 
     /// Own configuration and preflight; everything that is wrong with either, each line once.
-    fn checked(&self, path: Option<&Path>, only: bool) -> Result<(Shared, C), Vec<String>> {
-        let read = read::<C>(path);
+    fn checked(&self, path: Option<&Path>, source: Result<Source, String>, only: bool) -> Result<(Shared, C), Vec<String>> {
+        let read = source.map_err(unreadable).and_then(read_from::<C>);
         let mut lines: Vec<String> = read.as_ref().err().into_iter().flatten().map(ToString::to_string).collect();
         if let Some(preflight) = self.preflight {
             for line in preflight(path, read.as_ref().ok().map(|(shared, config)| (shared, config)), only) {
@@ -262,7 +270,11 @@ impl<C: Config> Boot<C> {
 
 /// Reads the shared sections and a component's own; every problem of both.
 pub fn read<C: Config>(path: Option<&Path>) -> Result<(Shared, C), Vec<Problem>> {
-    let source = Source::load(path).map_err(|message| vec![Problem { place: "--config".into(), message }])?;
+    read_from(Source::load(path).map_err(unreadable)?)
+}
+
+/// The same from what has been read already.
+pub fn read_from<C: Config>(source: Source) -> Result<(Shared, C), Vec<Problem>> {
     let mut reader = Reader::new(source);
     let (shared, config) = (Shared::read(&mut reader), C::read(&mut reader));
     let problems = reader.into_problems();
@@ -270,6 +282,10 @@ pub fn read<C: Config>(path: Option<&Path>) -> Result<(Shared, C), Vec<Problem>>
         (Some(shared), Some(config)) if problems.is_empty() => Ok((shared, config)),
         _ => Err(problems),
     }
+}
+
+fn unreadable(message: String) -> Vec<Problem> {
+    vec![Problem { place: "--config".into(), message }]
 }
 
 fn print_lines(lines: &[String]) {

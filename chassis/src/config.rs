@@ -4,19 +4,23 @@
 //! that an operator sees all of them at once, and knows which keys were asked for, so that an unknown one is refused with the nearest known name.
 
 mod address;
+mod changed;
 mod document;
 mod reader;
 mod secret;
 mod shared;
 mod size;
 mod source;
+mod tracing;
 
 pub use address::{ListenAddr, RedisAddr};
+pub use changed::changed_sections;
 pub use reader::{Key, Problem, Reader, Section, unknown_key};
 pub use secret::Secret;
 pub use shared::{Budgets, DatabaseUrl, LogConfig, LogFormat, RedisConfig, SentryConfig, Shared, embedded_password_path};
 pub use size::{Bytes, NoSize};
-pub use source::{DEFAULT_PATH, Source};
+pub use source::{DEFAULT_PATH, Origin, Source};
+pub use tracing::{Collector, OtlpProtocol, TracingConfig};
 
 /// A component's own part of the configuration.
 pub trait Config: Sized {

@@ -10,6 +10,7 @@ pub mod config;
 pub mod connections;
 pub mod exit;
 pub mod ipc;
+pub mod keys;
 pub mod members;
 pub mod metrics;
 pub mod notify;

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     io::{self, IsTerminal as _},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -17,7 +17,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     Shutdown,
-    config::{LogFormat, Shared},
+    config::{LogFormat, Origin, Shared},
     connections::{self, ConnectionMetrics, Farewell},
     exit::Fatal,
     ipc::ProcessService,
@@ -41,6 +41,7 @@ struct Inner {
     name: &'static str,
     instance: u32,
     shared: Arc<Shared>,
+    origin: OnceLock<Origin>,
     shutdown: Shutdown,
     local: Shutdown,
     metrics: Metrics,
@@ -73,6 +74,7 @@ impl Process {
             name,
             instance,
             shared: Arc::new(shared),
+            origin: OnceLock::new(),
             shutdown: Shutdown::default(),
             local: Shutdown::default(),
             metrics,
@@ -86,6 +88,20 @@ impl Process {
             ready: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Remembers where its configuration is from. Once.
+    #[must_use]
+    pub fn with_origin(self, origin: Origin) -> Self {
+        // The first one stays.
+        let _set_before = self.inner.origin.set(origin);
+        self
+    }
+
+    /// Where its configuration can be read again.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.inner.origin.get()
     }
 
     /// `edge`, `pusher`, …

@@ -1,6 +1,8 @@
 //! Logs on stderr, one event a line, as JSON or as text; errors and panics to Sentry when a DSN is set.
 
+pub mod rate;
 mod said;
+pub mod trace;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -37,6 +39,11 @@ pub struct Telemetry {
     _sentry: Option<ClientInitGuard>,
 }
 
+/// The one provider of cryptography for TLS, before anything needs it. Idempotent.
+pub(crate) fn install_crypto() {
+    let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
 /// Installs the process's subscriber, and says panics through it. Call it once, before the runtime starts. Nobody who has something to say waits for
 /// stderr: lines go through the [`Outlet`].
 pub fn init(component: &'static str, instance: u32, log: LogConfig, sentry: &SentryConfig) -> Telemetry {
@@ -51,8 +58,8 @@ pub fn init(component: &'static str, instance: u32, log: LogConfig, sentry: &Sen
     // Before Sentry's, which calls the hook that it finds.
     panic::set_hook(Box::new(say_panic));
     let guard = sentry.dsn.as_ref().map(|dsn| {
-        // The provider must be there before the transport builds its TLS client.
-        let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        // The transport builds its TLS client with it.
+        install_crypto();
         let options = sentry::ClientOptions::new()
             .dsn(dsn.expose())
             .release(env!("CARGO_PKG_VERSION"))

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{admin::AdminCommand, change, client::ClientCommand, config::ConfigCommand, events, logs, why};
+use crate::command::{
+    admin::AdminCommand, breaker::BreakerCommand, change, client::ClientCommand, config::ConfigCommand, events, key::KeyCommand, logs,
+    route::RouteCommand, why,
+};
 
 /// Runs and asks Gatehouse, which stands in front of a company's services: authenticates devices, forwards commands, pushes events, keeps the audit trail.
 #[derive(Debug, Parser)]
@@ -37,6 +40,14 @@ pub enum Command {
     Scale(change::HowMany),
     /// Replace the supervisor and then each component by newer binaries
     Upgrade(change::FromWhere),
+    /// Let the edge read the configuration file again: backends, commands and routes change at once, and what cannot is named
+    Reload(change::How),
+    /// Show routes, take one out of service, bring it back
+    #[command(subcommand)]
+    Route(RouteCommand),
+    /// Show the circuits of backends, close one
+    #[command(subcommand)]
+    Breaker(BreakerCommand),
     /// Show past changes, the newest first, or what came of one
     Changes(change::Which),
     /// Show what happened, the newest first: every end of a process, and what operators changed
@@ -54,6 +65,9 @@ pub enum Command {
     /// Look after the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Rotate the keys that the gateway signs with
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Ask the admin process: audit trail, device sessions
     #[command(subcommand)]
     Admin(AdminCommand),
@@ -104,6 +118,10 @@ mod tests {
             "gatehouse client exec --key k --session s --type t --gateway-key AAAA",
             "gatehouse client subscribe --key k --session s --count none",
             "gatehouse client publish --user u",
+            "gatehouse client bench --key k --session s",
+            "gatehouse client bench --key k --session s --type t --connections 0",
+            "gatehouse client bench --key k --session s --type t --rate 0",
+            "gatehouse client bench --key k --session s --type t --duration soon",
             "gatehouse restart",
             "gatehouse restart egde",
             "gatehouse restart pusher/64",
@@ -113,11 +131,19 @@ mod tests {
             "gatehouse scale pusher 0",
             "gatehouse scale pusher 65",
             "gatehouse scale edge 2",
+            "gatehouse reload now",
+            "gatehouse route",
+            "gatehouse route disable",
+            "gatehouse route list orders",
+            "gatehouse breaker reset",
             "gatehouse changes --wait",
             "gatehouse events --limit 0",
             "gatehouse events --since soon",
             "gatehouse why",
             "gatehouse why egde",
+            "gatehouse key",
+            "gatehouse key activate",
+            "gatehouse key retire --now 00000000000000cc",
             "gatehouse logs edge --level loud",
             "gatehouse logs edge --lines 0",
             "gatehouse logs edge --since 2026",
@@ -135,6 +161,12 @@ mod tests {
             "gatehouse start pusher/0 --wait",
             "gatehouse scale pusher 4",
             "gatehouse upgrade --from /opt/new",
+            "gatehouse reload --reason new",
+            "gatehouse route list --json",
+            "gatehouse route disable orders.* --reason loops",
+            "gatehouse route enable /shop --no-wait",
+            "gatehouse breaker list",
+            "gatehouse breaker reset orders --timeout 5s",
             "gatehouse changes 0197 --wait",
             "gatehouse events",
             "gatehouse events pusher/1 --since 2h --limit 7",
@@ -142,6 +174,9 @@ mod tests {
             "gatehouse logs",
             "gatehouse logs pusher/1 -f --since 10m --level warn",
             "gatehouse logs edge --since 2026-11-21T09:52:16Z -n 7",
+            "gatehouse key list",
+            "gatehouse key add --from k.pem --reason yearly",
+            "gatehouse key activate 00000000000000cc --now",
             "gatehouse config check",
             "gatehouse admin audit list --limit 3 --action-type command --request-id r",
             "gatehouse admin session create --user u --id s --key k.pem",
@@ -149,6 +184,8 @@ mod tests {
             "gatehouse client keygen",
             "gatehouse client exec --key k --session s --type t --payload a --endpoint 127.0.0.1:9090 --http http://127.0.0.1:8080",
             "gatehouse client subscribe --key k --session s --last-event-id 1-0 --count 3",
+            "gatehouse client exec --key k --session s --type t --endpoint https://host:9090 --ca ca.pem",
+            "gatehouse client bench --key k --session s --type t --connections 8 --streams 4 --rate 500.5 --duration 1m --payload-bytes 128",
             "gatehouse client publish --user u --type t --payload a --device s",
         ];
         for line in right {

@@ -10,8 +10,9 @@ use tonic::{Code, Status, metadata::KeyAndValueRef};
 pub const USAGE: u8 = 2;
 const FAILED: u8 = 1;
 
-/// Trailers of a verdict that tell a client what to do next (CONTRACT.md §1).
+/// Trailers of a verdict that tell a client what to do next (CONTRACT.md §1), and one beside them: when to come again after a refusal by rate.
 const TRAILERS: &str = "gateway-";
+const RETRY_AFTER: &str = "retry-after-ms";
 
 /// Every way a command can end but well.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +65,7 @@ impl Failure {
             return Self::Unreachable(message);
         }
         let trailers = status.metadata().iter().filter_map(|entry| match entry {
-            KeyAndValueRef::Ascii(key, value) if key.as_str().starts_with(TRAILERS) => {
+            KeyAndValueRef::Ascii(key, value) if key.as_str().starts_with(TRAILERS) || key.as_str() == RETRY_AFTER => {
                 Some((key.to_string(), value.to_str().ok()?.to_owned()))
             }
             _ => None,
@@ -136,10 +137,15 @@ mod tests {
     fn a_verdict_keeps_the_gateway_s_trailers_and_leaves_out_the_transport_s() {
         let mut trailers = MetadataMap::new();
         trailers.insert("gateway-server-time-ms", "17".parse().unwrap());
+        trailers.insert("retry-after-ms", "18".parse().unwrap());
         trailers.insert("date", "today".parse().unwrap());
         let status = Status::with_metadata(Code::FailedPrecondition, "request timestamp is outside the freshness window", trailers);
         match Failure::of_status("the gateway", &status) {
-            Failure::Refused { trailers, .. } => assert_eq!(trailers, [("gateway-server-time-ms".to_owned(), "17".to_owned())]),
+            Failure::Refused { mut trailers, .. } => {
+                trailers.sort();
+                let expected = [("gateway-server-time-ms", "17"), ("retry-after-ms", "18")];
+                assert_eq!(trailers, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -1,5 +1,5 @@
 //! The operator's one command. It owns nothing: it asks the supervisor and the admin process over their local sockets, starts the binaries that
-//! lie beside it, and holds a reference client that signs, sends and verifies what comes back.
+//! lie beside it, and is a client through the reference client (`gatehouse-client`), which signs, sends and verifies what comes back.
 //!
 //! Standard output carries answers alone, as a table for people or, with `--json`, as one document (one line an event for streams). What went
 //! wrong stands on standard error, and the exit code says which kind it was:
@@ -18,7 +18,6 @@ use clap::Parser as _;
 use gatehouse_chassis::exit;
 
 mod arguments;
-pub mod client;
 mod command;
 mod failure;
 mod local;

@@ -3,60 +3,60 @@
 //! From the moment a command may be carried out, it goes on to its record even when the client has left: tonic drops a handler whose client
 //! disconnects, and what was done must stand in the trail.
 
-mod downstream;
 mod finish;
+mod kept;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use gatehouse_chassis::metrics::Metrics;
+use gatehouse_chassis::keys::Keys;
 use gatehouse_proto::{
     downstream::v1::ExecuteResponse,
     gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse},
-    keys::{Signer, sha256},
+    keys::sha256,
     signing::{self, PROTOCOL_VERSION},
 };
-use gatehouse_sessions::{Refusal, Session, Verifier, door::Caller, now_ms, verdict};
+use gatehouse_sessions::{Refusal, Rejected, Session, Verifier, door::Caller, now_ms, verdict};
 use tonic::{Code, Status};
 
 use crate::{
+    admission::{Admission, Bound, Place, Refused, Within},
+    backends::{Backend, Call, Deadline, Failure},
     closing::Closing,
-    config::{Audit, Config, Protocol},
+    config::{Audit, Priority, Replay},
+    routing::Routing,
     trail::{self, Act, Outcome, Trail},
 };
-use downstream::{Downstream, Outcomes};
 pub(crate) use finish::to_the_end;
+use kept::Fate;
 
 /// Carries out commands; one for the process.
 #[derive(Debug)]
 pub(crate) struct Commands {
-    verifier: Verifier,
-    routes: HashMap<String, Route>,
-    trail: Trail,
-    signer: Arc<Signer>,
-    closing: Closing,
+    pub(crate) verifier: Verifier,
+    pub(crate) routing: Arc<Routing>,
+    pub(crate) admission: Admission,
+    pub(crate) trail: Trail,
+    pub(crate) keys: Keys,
+    pub(crate) closing: Closing,
 }
 
+/// Where commands of one type go.
 #[derive(Clone, Debug)]
-struct Route {
-    downstream: Downstream,
-    timeout: Duration,
-    audit: Audit,
+pub(crate) struct Route {
+    pub(crate) backend: Arc<Backend>,
+    /// What that backend may have to do at once.
+    pub(crate) bound: Within,
+    pub(crate) timeout: Duration,
+    pub(crate) audit: Audit,
+    pub(crate) replay: Replay,
+    pub(crate) idempotent: bool,
+    pub(crate) path: Option<http::uri::PathAndQuery>,
+    pub(crate) priority: Priority,
+    /// An operator took it out of service.
+    pub(crate) disabled: bool,
 }
 
 impl Commands {
-    pub(crate) fn new(config: &Config, verifier: Verifier, trail: Trail, metrics: &Metrics, closing: Closing) -> Self {
-        let outcomes = Outcomes::new(metrics);
-        let of_backend =
-            |backend: &crate::config::Backend| (backend.protocol == Protocol::Grpc).then(|| Downstream::new(backend, &outcomes));
-        let downstreams: Vec<_> = config.backends.iter().map(of_backend).collect();
-        let route = |command: &crate::config::Command| {
-            let downstream = downstreams.get(command.backend)?.clone()?;
-            Some((command.message_type.clone(), Route { downstream, timeout: command.timeout, audit: command.audit }))
-        };
-        let routes = config.commands.iter().filter_map(route).collect();
-        Self { verifier, routes, trail, signer: Arc::clone(&config.sessions.signer), closing }
-    }
-
     /// The answer, once the trail has it. `patience` is how long the client waits.
     pub(crate) async fn execute(
         self: &Arc<Self>,
@@ -67,63 +67,85 @@ impl Commands {
         if self.closing.is_over() {
             return Err(verdict::shutting_down());
         }
-        let session = match self.verifier.command(&request).await {
-            Ok(session) => session,
-            Err(rejected) => {
-                let status = rejected.refusal.status();
-                let Some(session) = rejected.session else { return Err(status) };
-                let outcome = outcome_of(rejected.refusal);
-                return self.refuse(&request, &caller, &session, outcome, status).await;
+        let route = self.routing.now().command(&request.message_type).cloned();
+        // At the door, and before anything is reserved: what is refused here may be sent again as it is.
+        let (priority, bound) = route.as_ref().map_or((Priority::Normal, None), |route| (route.priority, Some(&route.bound)));
+        let place = self.admission.enter(priority, bound).await.map_err(overloaded)?;
+        let route = match route {
+            Some(route) if route.replay == Replay::Answer => {
+                return self.execute_kept(route, place, request, caller, patience).await;
             }
+            route => route,
         };
-        let Some(route) = self.routes.get(&request.message_type).cloned() else {
-            return self.refuse(&request, &caller, &session, Outcome::Denied, verdict::not_routed()).await;
+        let session = match caller.trace.step("verify").around(self.verifier.command(&request, caller.address)).await {
+            Ok(session) => session,
+            Err(rejected) => return Err(self.reject(&request, &caller, &rejected)),
+        };
+        let refused = |cause, status: Status| {
+            self.trail.refuse(cause, act(&request, None), &caller, Some(&session), Outcome::Denied, status.code());
+            Err(status)
+        };
+        let route = match route {
+            None => return refused("not_routed", verdict::not_routed()),
+            Some(route) if route.disabled => return refused("route_disabled", verdict::route_disabled()),
+            Some(route) => route,
         };
         let this = Arc::clone(self);
-        let whole = async move { this.carry_out(&route, &request, &caller, &session, patience).await };
+        let whole = async move { this.carry_out(&route, place, &request, &caller, &session, patience).await.0 };
         to_the_end(self.closing.shutdown(), "command", whole).await
     }
 
+    /// The answer, and what a retry may make of it.
     async fn carry_out(
         &self,
         route: &Route,
+        mut place: Place,
         request: &ExecuteCommandRequest,
         caller: &Caller,
         session: &Session,
         patience: Option<Duration>,
-    ) -> Result<ExecuteCommandResponse, Status> {
+    ) -> (Result<ExecuteCommandResponse, Status>, Fate) {
+        let on = Some((route.backend.name(), "backend"));
+        let intent = || act(request, on).intent(caller, Some(session));
+        let _place = match self.trail.begin(route.audit, "command", intent).await {
+            Ok(place) => place,
+            Err(error) => return (Err(trail::unavailable(error)), Fate::Untouched),
+        };
         // One deadline from the request on: what verification took is no longer there for the downstream.
-        let left = patience.map_or(Duration::MAX, |patience| patience.saturating_sub(caller.since.elapsed()));
-        let result = tokio::select! {
-            result = route.downstream.execute(request, session, route.timeout.min(left)) => result,
-            () = self.closing.last_call() => Err(route.downstream.abandon()),
+        let left = patience.map(|patience| patience.saturating_sub(caller.since.elapsed()));
+        let (path, tracestate) = (route.path.as_ref(), caller.trace.state());
+        let call = Call { command: request, session, path, idempotent: route.idempotent, tracestate };
+        let calling = caller.trace.call(route.backend.name());
+        let (result, fate) = tokio::select! {
+            result = place.outside(route.backend.execute(&call, Deadline::new(route.timeout, left))) => {
+                let fate = Fate::of(&result);
+                (result.map_err(Failure::into_status), fate)
+            }
+            () = self.closing.last_call() => (Err(route.backend.abandon()), Fate::Unknown),
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        let on = Some((route.downstream.name(), "backend"));
+        calling.end_with(code);
         let record = act(request, on).grpc(caller, session, Outcome::of(code), code);
         // The answer is signed while the record is on its way.
-        let recorded = self.trail.keep(route.audit, "command", record);
+        let recorded = caller.trace.step("audit").around(self.trail.keep(route.audit, "command", record));
         let (recorded, answer) = tokio::join!(recorded, async { result.map(|result| self.answer(request, result)) });
-        recorded.map_err(trail::unavailable)?;
-        answer
+        match recorded {
+            Ok(()) => (answer, fate),
+            Err(error) => (Err(trail::unavailable(error)), fate.withheld()),
+        }
     }
 
-    /// A refusal to somebody who proved who they are: recorded as what was asked for would have been.
-    async fn refuse(
-        &self,
-        request: &ExecuteCommandRequest,
-        caller: &Caller,
-        session: &Session,
-        outcome: Outcome,
-        status: Status,
-    ) -> Result<ExecuteCommandResponse, Status> {
-        let audit = self.routes.get(&request.message_type).map_or(Audit::Required, |route| route.audit);
-        let record = act(request, None).grpc(caller, session, outcome, status.code());
-        self.trail.keep(audit, "command", record).await.map_err(trail::unavailable)?;
-        Err(status)
+    /// What somebody is told who is refused; noted in the trail.
+    fn reject(&self, request: &ExecuteCommandRequest, caller: &Caller, rejected: &Rejected) -> Status {
+        let (status, outcome) = (rejected.refusal.status(), outcome_of(rejected.refusal));
+        let (cause, session) = (rejected.refusal.reason(), rejected.session.as_deref());
+        self.trail.refuse(cause, act(request, None), caller, session, outcome, status.code());
+        status
     }
 
     fn answer(&self, request: &ExecuteCommandRequest, result: ExecuteResponse) -> ExecuteCommandResponse {
+        // Once: the id in the answer is that of the key that signs it.
+        let signer = self.keys.signer();
         let result_code = if result.result_code.is_empty() { "ok".to_owned() } else { result.result_code };
         let mut answer = ExecuteCommandResponse {
             protocol_version: PROTOCOL_VERSION.to_owned(),
@@ -133,15 +155,23 @@ impl Commands {
             payload_hash: sha256(&result.payload_bytes).to_vec().into(),
             payload_bytes: result.payload_bytes,
             signature: bytes::Bytes::new(),
-            signer_key_id: self.signer.key_id().to_owned(),
+            signer_key_id: signer.key_id().to_owned(),
         };
-        answer.signature = self.signer.sign(&signing::response(&request.device_session_id, &answer)).to_vec().into();
+        answer.signature = signer.sign(&signing::response(&request.device_session_id, &answer)).to_vec().into();
         answer
     }
 }
 
 fn act<'a>(request: &'a ExecuteCommandRequest, on: Option<(&'a str, &'static str)>) -> Act<'a> {
     Act { action_type: "command", action: &request.message_type, request_id: &request.request_id, on }
+}
+
+/// What a client is told that was not let in.
+fn overloaded(refused: Refused) -> Status {
+    match refused.by {
+        Bound::Gateway => verdict::overloaded(refused.retry_after),
+        Bound::Backend => verdict::retry_after(verdict::downstream_unavailable(), refused.retry_after),
+    }
 }
 
 /// Undecided is not denied.

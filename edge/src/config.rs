@@ -1,16 +1,25 @@
 //! `[[backend]]`, `[[command]]`, `[[route]]` and `[auth]`: what stands behind the edge, and what goes where.
 
 mod address;
+mod backend;
+mod overload;
+mod pattern;
+mod transfer;
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use gatehouse_chassis::config::{Config as Read, Reader, Section, unknown_key};
-use gatehouse_proto::limits::MAX_ID_BYTES;
+use gatehouse_chassis::{
+    config::{Config as Read, Reader},
+    connections,
+};
+use http::uri::PathAndQuery;
 
 pub use address::{Address, InvalidAddress};
+pub use backend::{Backend, CircuitBreaker, Ejection, HealthCheck, Protocol, RetryBudget};
+use backend::{Backends, TIMEOUT, path, timeout};
+pub use overload::{Overload, Priority};
+pub use transfer::Transfer;
 
-/// How long a backend may take when nothing says otherwise.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// Paths that the edge answers itself, whatever the routes say.
 pub(crate) const OWN_PATHS: [&str; 7] =
     ["/healthz", "/health", "/api/v1/health", "/readyz", "/health/ready", "/api/v1/health/ready", "/api/v1/public/keys"];
@@ -28,36 +37,18 @@ pub struct Config {
     pub commands: Vec<Command>,
     /// `[[route]]`.
     pub routes: Vec<Route>,
-    /// `[auth] backend`: where `/api/v1/public/auth/*` goes.
-    pub auth: Option<usize>,
-}
-
-/// One `[[backend]]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backend {
-    /// `name`: how routes, metrics and the audit trail call it.
-    pub name: String,
-    /// `protocol`.
-    pub protocol: Protocol,
-    /// `address`: `host:port`, `http://host:port` or `unix:/path`.
-    pub address: Address,
-    /// `timeout`: how long it may take, unless the route says less or more. Default 10 s.
-    pub timeout: Duration,
-}
-
-/// What a backend speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// `gateway.downstream.v1.CommandHandler`, for commands.
-    Grpc,
-    /// HTTP/1.1, for routes.
-    Http,
+    /// `[overload]`.
+    pub overload: Overload,
+    /// `[auth]`: where `/api/v1/public/auth/*` goes.
+    pub auth: Option<Auth>,
+    /// `[connections]`, `[tls]`.
+    pub connections: connections::Config,
 }
 
 /// One `[[command]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// `message_type`, matched exactly.
+    /// `message_type`, matched exactly, or as a prefix when it ends with an asterisk: `orders.*`.
     pub message_type: String,
     /// `backend`.
     pub backend: usize,
@@ -65,6 +56,14 @@ pub struct Command {
     pub timeout: Duration,
     /// `audit`; required unless given.
     pub audit: Audit,
+    /// `replay`: what a request id gets that was used before; refuse unless given.
+    pub replay: Replay,
+    /// `idempotent`: it may be carried out twice, so that it is sent again when nobody knows what became of it. Default false.
+    pub idempotent: bool,
+    /// `path`: where an HTTP backend takes it; the backend's unless given.
+    pub path: Option<PathAndQuery>,
+    /// `priority`; normal unless given.
+    pub priority: Priority,
 }
 
 /// One `[[route]]`.
@@ -78,6 +77,44 @@ pub struct Route {
     pub strip_prefix: bool,
     /// `audit`; best effort unless given.
     pub audit: Audit,
+    /// `priority`; normal unless given.
+    pub priority: Priority,
+    /// `timeout`, to the head of the answer; the backend's unless given.
+    pub timeout: Duration,
+    /// As `[http]` says, unless given.
+    pub transfer: Transfer,
+}
+
+/// `[auth]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// `backend`.
+    pub backend: usize,
+    /// `timeout`, to the head of the answer; the backend's unless given.
+    pub timeout: Duration,
+    /// As `[http]` says, unless given.
+    pub transfer: Transfer,
+}
+
+/// What a command gets whose request id was used before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// It is refused.
+    Refuse,
+    /// A retry with the same envelope gets the first one's answer, which is kept for it.
+    Answer,
+}
+
+impl FromStr for Replay {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "answer" => Ok(Self::Answer),
+            _ => Err("is neither refuse nor answer"),
+        }
+    }
 }
 
 /// What an answer waits for.
@@ -87,27 +124,8 @@ pub enum Audit {
     Required,
     /// The record is handed over and may be lost when the queue is full.
     BestEffort,
-}
-
-impl FromStr for Protocol {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        match text {
-            "grpc" => Ok(Self::Grpc),
-            "http" => Ok(Self::Http),
-            _ => Err("is neither grpc nor http"),
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Grpc => "grpc",
-            Self::Http => "http",
-        })
-    }
+    /// As required, and nothing is carried out before another record says that it will be.
+    Intent,
 }
 
 impl FromStr for Audit {
@@ -117,73 +135,34 @@ impl FromStr for Audit {
         match text {
             "required" => Ok(Self::Required),
             "best_effort" => Ok(Self::BestEffort),
-            _ => Err("is neither required nor best_effort"),
+            "intent" => Ok(Self::Intent),
+            _ => Err("is none of required, best_effort, intent"),
         }
+    }
+}
+
+impl fmt::Display for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Required => "required",
+            Self::BestEffort => "best_effort",
+            Self::Intent => "intent",
+        })
     }
 }
 
 impl Read for Config {
     fn read(reader: &mut Reader) -> Option<Self> {
+        let connections = connections::Config::read(reader);
         let sessions = gatehouse_sessions::Config::read(reader);
         let backends = Backends::read(reader);
         let commands = commands(reader, &backends);
-        let routes = routes(reader, &backends);
-        let mut section = reader.section("auth");
-        let auth = section.key("backend").optional::<String>();
-        let auth = auth.and_then(|name| backends.named(&mut section, &name, Protocol::Http));
-        section.finish();
+        let transfer = Transfer::read(reader);
+        let routes = routes(reader, &backends, transfer);
+        let auth = auth(reader, &backends, transfer);
+        let overload = Overload::read(reader);
         let whole = backends.read.into_iter().collect::<Option<Vec<_>>>();
-        Some(Self { sessions: sessions?, backends: whole?, commands, routes, auth })
-    }
-}
-
-/// The backends as they were read. One that is wrong keeps its name, so that those who name it are not told that it is unknown.
-struct Backends {
-    names: Vec<String>,
-    read: Vec<Option<Backend>>,
-}
-
-impl Backends {
-    fn read(reader: &mut Reader) -> Self {
-        let mut names = Vec::<String>::new();
-        let read = reader.each("backend", |section| {
-            let name = section.key("name").required::<String>();
-            let protocol = section.key("protocol").required();
-            let address = section.key("address").required();
-            let timeout = timeout(section, TIMEOUT);
-            let name = name?;
-            if name.is_empty() || name.len() > MAX_ID_BYTES {
-                section.problem("name", "is empty or longer than 128 bytes");
-            }
-            if names.contains(&name) {
-                section.problem("name", format!("`{name}` is the name of another backend already"));
-            }
-            names.push(name.clone());
-            let whole = || Some(Backend { name, protocol: protocol?, address: address?, timeout });
-            Some(whole())
-        });
-        Self { names, read }
-    }
-
-    /// The backend of that name, if it speaks what its user needs.
-    fn named(&self, section: &mut Section<'_>, name: &str, wanted: Protocol) -> Option<usize> {
-        let Some(found) = self.names.iter().position(|known| known == name) else {
-            let known: Vec<_> = self.names.iter().map(String::as_str).collect();
-            let message = if known.is_empty() { "there is no [[backend]]".to_owned() } else { unknown_key("backend", name, &known) };
-            section.problem("backend", format!("`{name}`: {message}"));
-            return None;
-        };
-        match &self.read[found] {
-            Some(backend) if backend.protocol != wanted => {
-                section.problem("backend", format!("`{name}` speaks {}, and {wanted} is needed here", backend.protocol));
-                None
-            }
-            _ => Some(found),
-        }
-    }
-
-    fn timeout_of(&self, backend: usize) -> Duration {
-        self.read[backend].as_ref().map_or(TIMEOUT, |backend| backend.timeout)
+        Some(Self { sessions: sessions?, backends: whole?, commands, routes, overload, auth, connections: connections? })
     }
 }
 
@@ -192,29 +171,49 @@ fn commands(reader: &mut Reader, backends: &Backends) -> Vec<Command> {
     reader.each("command", |section| {
         let message_type = section.key("message_type").required::<String>();
         let backend = section.key("backend").required::<String>();
-        let backend = backend.and_then(|name| backends.named(section, &name, Protocol::Grpc));
-        let timeout = timeout(section, backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
+        let backend = backend.and_then(|name| backends.named(section, &name, None));
+        let timeout = timeout(section, "timeout", backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
         let audit = section.key("audit").or(Audit::Required);
+        let replay = section.key("replay").or(Replay::Refuse);
+        let priority = section.key("priority").or(Priority::Normal);
+        let idempotent = section.key("idempotent").or(false);
+        let path = path(section, "path");
+        if path.is_some() && backend.and_then(|backend| backends.protocol_of(backend)) == Some(Protocol::Grpc) {
+            section.problem("path", "is for http backends; commands to grpc backends go to CommandHandler.Execute");
+        }
         let message_type = message_type?;
-        if message_type.is_empty() || message_type.len() > MAX_ID_BYTES {
-            section.problem("message_type", "is empty or longer than 128 bytes");
+        if let Some(problem) = pattern::problem(&message_type) {
+            section.problem("message_type", problem);
         }
         if seen.contains(&message_type) {
             section.problem("message_type", format!("`{message_type}` has a route already"));
         }
         seen.push(message_type.clone());
-        Some(Command { message_type, backend: backend?, timeout, audit })
+        Some(Command { message_type, backend: backend?, timeout, audit, replay, idempotent, path, priority })
     })
 }
 
-fn routes(reader: &mut Reader, backends: &Backends) -> Vec<Route> {
+fn auth(reader: &mut Reader, backends: &Backends, transfer: Transfer) -> Option<Auth> {
+    let mut section = reader.section("auth");
+    let backend = section.key("backend").optional::<String>();
+    let backend = backend.and_then(|name| backends.named(&mut section, &name, Some(Protocol::Http)));
+    let timeout = timeout(&mut section, "timeout", backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
+    let transfer = transfer.or_as_in(&mut section);
+    section.finish();
+    Some(Auth { backend: backend?, timeout, transfer })
+}
+
+fn routes(reader: &mut Reader, backends: &Backends, transfer: Transfer) -> Vec<Route> {
     let mut seen = Vec::<String>::new();
     reader.each("route", |section| {
         let prefix = section.key("prefix").required::<String>();
         let backend = section.key("backend").required::<String>();
-        let backend = backend.and_then(|name| backends.named(section, &name, Protocol::Http));
+        let backend = backend.and_then(|name| backends.named(section, &name, Some(Protocol::Http)));
         let strip_prefix = section.key("strip_prefix").or(false);
         let audit = section.key("audit").or(Audit::BestEffort);
+        let timeout = timeout(section, "timeout", backend.map_or(TIMEOUT, |backend| backends.timeout_of(backend)));
+        let transfer = transfer.or_as_in(section);
+        let priority = section.key("priority").or(Priority::Normal);
         let prefix = prefix?;
         if let Some(problem) = prefix_problem(&prefix) {
             section.problem("prefix", format!("`{prefix}` {problem}"));
@@ -224,7 +223,7 @@ fn routes(reader: &mut Reader, backends: &Backends) -> Vec<Route> {
             section.problem("prefix", format!("`{prefix}` has a route already"));
         }
         seen.push(prefix.clone());
-        Some(Route { prefix, backend: backend?, strip_prefix, audit })
+        Some(Route { prefix, backend: backend?, strip_prefix, audit, priority, timeout, transfer })
     })
 }
 
@@ -241,14 +240,6 @@ fn prefix_problem(prefix: &str) -> Option<&'static str> {
     } else {
         None
     }
-}
-
-fn timeout(section: &mut Section<'_>, default: Duration) -> Duration {
-    let timeout = section.key("timeout").duration(default);
-    if timeout.is_zero() {
-        section.problem("timeout", "is zero, so that nothing would ever be answered");
-    }
-    timeout
 }
 
 #[cfg(test)]

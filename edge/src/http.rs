@@ -1,11 +1,14 @@
 //! The `http` socket: health, public keys, and routes to HTTP backends (CONTRACT.md §4).
 
+mod download;
 mod errors;
 mod forwarded;
-mod guard;
+pub(crate) mod guard;
 mod health;
+mod keys;
 mod proxy;
 mod routes;
+mod upload;
 mod upstream;
 
 use std::sync::Arc;
@@ -17,40 +20,47 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use gatehouse_chassis::metrics::Metrics;
-use gatehouse_proto::keys::Signer;
+use gatehouse_chassis::{connections::Peer, keys::Keys, metrics::Metrics, telemetry::trace::Trace};
+use gatehouse_sessions::door::ip;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::{closing::Closing, config::Config, metrics::HttpMetrics, trail::Trail};
+use crate::{
+    closing::Closing,
+    metrics::{HttpMetrics, method_name},
+    requests::{Asked, End, Requests, Running, certificate},
+    routing::{Routing, Table},
+};
+pub(crate) use download::Cuts;
 use errors::Problem;
 pub(crate) use health::Dependencies;
-use proxy::Proxy;
-use routes::{Own, Place, Table};
+pub(crate) use proxy::Proxy;
+pub(crate) use routes::Table as Places;
+use routes::{Own, Place};
 
 const REQUEST_ID: &str = "x-request-id";
 
 /// What the public listener serves.
 #[derive(Debug)]
 pub(crate) struct Door {
-    table: Table,
-    proxy: Proxy,
+    routing: Arc<Routing>,
     dependencies: Dependencies,
-    keys: Bytes,
+    keys: Keys,
     metrics: HttpMetrics,
     closing: Closing,
+    requests: Arc<Requests>,
 }
 
 impl Door {
-    pub(crate) fn new(config: &Config, dependencies: Dependencies, trail: &Trail, metrics: &Metrics, closing: Closing) -> Self {
-        Self {
-            table: Table::new(&config.routes),
-            proxy: Proxy::new(config, trail, closing.clone()),
-            dependencies,
-            keys: public_keys(&config.sessions.signer),
-            metrics: HttpMetrics::new(metrics),
-            closing,
-        }
+    pub(crate) fn new(
+        keys: Keys,
+        routing: Arc<Routing>,
+        dependencies: Dependencies,
+        metrics: &Metrics,
+        closing: Closing,
+        requests: Arc<Requests>,
+    ) -> Self {
+        Self { routing, dependencies, keys, metrics: HttpMetrics::new(metrics), closing, requests }
     }
 
     /// The router of the `http` socket. Everything goes through one function, so that nothing is answered without a request id and a count.
@@ -58,27 +68,47 @@ impl Door {
         Router::new().fallback(answer).with_state(Arc::new(self))
     }
 
-    async fn respond(self: &Arc<Self>, place: &Place, request: Request, request_id: &str) -> Result<Response, Problem> {
+    async fn respond(&self, table: &Table, place: &Place, request: Request, request_id: &str) -> Result<Response, Problem> {
         guard::check(&request)?;
         match place {
             Place::Own(own) => {
                 if !matches!(*request.method(), Method::GET | Method::HEAD) {
                     return Err(Problem::MethodNotAllowed);
                 }
-                Ok(self.own(*own).await)
+                Ok(self.own(*own, request.headers()).await)
             }
             Place::Auth | Place::Route(_) => {
                 if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
                     return Err(Problem::MethodNotAllowed);
                 }
                 let route = if let Place::Route(route) = place { Some(*route) } else { None };
-                self.proxy.answer(route, request, request_id).await
+                table.proxy.answer(route, request, request_id).await
             }
             Place::Nowhere => Err(Problem::NotFound),
         }
     }
 
-    async fn own(&self, own: Own) -> Response {
+    /// The guard by which the request is told of. What the edge answers itself belongs to no trace.
+    fn told(&self, place: &Place, request: &mut Request, label: &str, request_id: &str) -> Running {
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0).map(ip);
+        let asked = Asked {
+            kind: "http",
+            route: label,
+            request_id,
+            session: None,
+            ip: peer.as_deref(),
+            certificate: certificate(request.extensions()),
+        };
+        if !matches!(place, Place::Auth | Place::Route(_)) {
+            return self.requests.begin(Trace::default(), "", asked);
+        }
+        let trace = self.requests.trace("", request.headers());
+        request.extensions_mut().insert(trace.clone());
+        let method = method_name(request.method());
+        self.requests.begin(trace, &format!("{method} {label}"), asked)
+    }
+
+    async fn own(&self, own: Own, asked: &HeaderMap) -> Response {
         let status = |good| if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let draining = self.closing.shutdown().is_draining();
         match own {
@@ -88,18 +118,21 @@ impl Door {
                 let (ready, report) = self.dependencies.report(draining).await;
                 json_response(status(ready), &report)
             }
-            Own::Keys => json_bytes(StatusCode::OK, self.keys.clone()),
+            Own::Keys => keys::answer(&self.keys.ring(), asked),
         }
     }
 }
 
-async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response {
+async fn answer(State(door): State<Arc<Door>>, mut request: Request) -> Response {
     let request_id = request_id(request.headers());
     let path = request.uri().path();
-    let place = door.table.place(path);
-    let counted = door.metrics.begin(door.table.label(&place, path), request.method());
+    let table = door.routing.now();
+    let place = table.places.place(path);
+    let label = table.places.label(&place, path);
+    let counted = door.metrics.begin(Arc::clone(&label), request.method());
+    let running = door.told(&place, &mut request, &label, &request_id);
     let head = *request.method() == Method::HEAD;
-    let mut response = door.respond(&place, request, &request_id).await.unwrap_or_else(|problem| problem.response(&request_id));
+    let mut response = door.respond(&table, &place, request, &request_id).await.unwrap_or_else(|problem| problem.response(&request_id));
     if head {
         *response.body_mut() = Body::empty();
     }
@@ -107,6 +140,7 @@ async fn answer(State(door): State<Arc<Door>>, request: Request) -> Response {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     counted.end(response.status());
+    running.end(End::Http(response.status()));
     response
 }
 
@@ -115,11 +149,6 @@ fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
     let sane = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
     given.filter(sane).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
-}
-
-fn public_keys(signer: &Signer) -> Bytes {
-    let keys = json!({"keys": [{"key_id": signer.key_id(), "public_key": signer.public_key().to_base64(), "active": true}]});
-    keys.to_string().into()
 }
 
 fn json_response(status: StatusCode, value: &Value) -> Response {

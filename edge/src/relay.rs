@@ -12,8 +12,12 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::Stream;
 use gatehouse_chassis::{backoff::spread, connections::Notice};
-use gatehouse_proto::{gateway::v1::SubscribeEventsRequest, ids::StreamId, internal::v1::AttachRequest};
-use gatehouse_sessions::{Session, Verifier, door::Caller, verdict};
+use gatehouse_proto::{
+    gateway::v1::SubscribeEventsRequest,
+    ids::StreamId,
+    internal::v1::{AttachRequest, AuditRecord},
+};
+use gatehouse_sessions::{Verifier, door::Caller, verdict};
 use tonic::{Code, Status};
 
 use crate::{
@@ -51,12 +55,20 @@ impl Relay {
         let session = match self.verifier.subscribe(&request).await {
             Ok(session) => session,
             Err(rejected) => {
-                let status = rejected.refusal.status();
-                let Some(session) = rejected.session else { return Err(status) };
-                self.record(&request, &caller, &session, outcome_of(rejected.refusal), status.code(), None).await?;
+                let (status, outcome) = (rejected.refusal.status(), outcome_of(rejected.refusal));
+                self.trail.refuse(
+                    rejected.refusal.reason(),
+                    act(&request, None),
+                    &caller,
+                    rejected.session.as_deref(),
+                    outcome,
+                    status.code(),
+                );
                 return Err(status);
             }
         };
+        // Its record is an intent by itself: there is no stream before it.
+        let _place = self.trail.begin(Audit::Required, "push", AuditRecord::default).await.map_err(trail::unavailable)?;
         let wanted = AttachRequest {
             user_id: session.user_id().to_owned(),
             device_session_id: session.device_session_id().to_owned(),
@@ -71,29 +83,20 @@ impl Relay {
             Ok(attached) => attached,
             Err(status) => {
                 let outcome = if status.code() == Code::Unavailable { Outcome::Error } else { Outcome::Denied };
-                self.record(&request, &caller, &session, outcome, status.code(), None).await?;
+                let cause = if outcome == Outcome::Error { "push_unavailable" } else { "push_refused" };
+                self.trail.refuse(cause, act(&request, None), &caller, Some(&session), outcome, status.code());
                 return Err(if outcome == Outcome::Error { ended(status, cursor) } else { status });
             }
         };
         let pusher = format!("pusher-{}", attached.instance);
-        self.record(&request, &caller, &session, Outcome::Success, Code::Ok, Some(&pusher)).await?;
+        let record = act(&request, Some((&pusher, "pusher"))).grpc(&caller, &session, Outcome::Success, Code::Ok);
+        self.trail.keep(Audit::Required, "push", record).await.map_err(trail::unavailable)?;
         Ok(Relayed::new(Arc::clone(&self.pushers), wanted, attached, notice))
     }
+}
 
-    async fn record(
-        &self,
-        request: &SubscribeEventsRequest,
-        caller: &Caller,
-        session: &Session,
-        outcome: Outcome,
-        code: Code,
-        pusher: Option<&str>,
-    ) -> Result<(), Status> {
-        let on = pusher.map(|pusher| (pusher, "pusher"));
-        let act = Act { action_type: "push", action: "subscribe", request_id: &request.request_id, on };
-        let record = act.grpc(caller, session, outcome, code);
-        self.trail.keep(Audit::Required, "push", record).await.map_err(trail::unavailable)
-    }
+fn act<'a>(request: &'a SubscribeEventsRequest, on: Option<(&'a str, &'static str)>) -> Act<'a> {
+    Act { action_type: "push", action: "subscribe", request_id: &request.request_id, on }
 }
 
 /// A status that ends a stream, with where to resume (if the client has been anywhere) and when.

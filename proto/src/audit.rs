@@ -3,6 +3,8 @@
 //! Every field is hashed as it is stored: optional ones with a byte for their presence, integers as 8 bytes, each item with its length. Nothing
 //! is truncated or rounded between hashing and storing, so that the hash can be computed again from the row.
 
+mod text;
+
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -164,12 +166,30 @@ pub fn timestamp(ts_us: i64) -> String {
     jiff::Timestamp::from_microsecond(ts_us).map_or_else(|_| ts_us.to_string(), |at| format!("{at:.6}"))
 }
 
-/// Cuts every text that a caller may choose to the longest that the trail keeps, at a character's border, and drops NUL, which PostgreSQL cannot
-/// store. Producers call it before the record leaves them; the auditor once more for records of foreign producers.
+/// Makes every text that a caller may choose what the trail keeps of it: no longer than its column, with NUL, which PostgreSQL cannot store, and other controls written
+/// out. Texts that differ stay different. Producers call it once, before the record leaves them.
 pub fn bound(record: &mut AuditRecord) {
-    for text in [&mut record.id, &mut record.action_type, &mut record.action, &mut record.status] {
-        cut(text, MAX_ID_BYTES);
+    for (text, longest) in texts(record) {
+        text::bound(text, longest);
     }
+}
+
+/// The same for a record of a foreign producer; one that a producer has bounded stays as it is.
+pub fn bound_foreign(record: &mut AuditRecord) {
+    if !texts(record).all(|(text, longest)| text::is_bound(text, longest)) {
+        bound(record);
+    }
+}
+
+/// How many bytes of a text's beginning the trail keeps whole in a `user_agent` or `resource`. The rest goes into another record.
+#[must_use]
+pub fn fitting(text: &str) -> usize {
+    text::fitting(text, MAX_TEXT_BYTES)
+}
+
+/// Those that are there, with how long each may be.
+fn texts(record: &mut AuditRecord) -> impl Iterator<Item = (&mut String, usize)> {
+    let required = [&mut record.id, &mut record.action_type, &mut record.action, &mut record.status];
     let optional = [
         (&mut record.user_id, MAX_ID_BYTES),
         (&mut record.user_email, MAX_ID_BYTES * 2),
@@ -183,20 +203,8 @@ pub fn bound(record: &mut AuditRecord) {
         (&mut record.user_agent, MAX_TEXT_BYTES),
         (&mut record.request_id, MAX_ID_BYTES),
     ];
-    for (text, longest) in optional {
-        if let Some(text) = text {
-            cut(text, longest);
-        }
-    }
-}
-
-fn cut(text: &mut String, longest: usize) {
-    if text.contains('\0') {
-        text.retain(|c| c != '\0');
-    }
-    if text.len() > longest {
-        text.truncate(text.floor_char_boundary(longest));
-    }
+    let optional = optional.into_iter().filter_map(|(text, longest)| text.as_mut().map(|text| (text, longest)));
+    required.into_iter().map(|text| (text, MAX_ID_BYTES)).chain(optional)
 }
 
 #[cfg(test)]
@@ -267,11 +275,18 @@ mod tests {
     }
 
     #[test]
-    fn long_and_unstorable_texts_are_cut_before_hashing() {
-        let mut record = AuditRecord { user_agent: Some(format!("a\0{}", "é".repeat(600))), ..record("a") };
-        bound(&mut record);
-        let kept = record.user_agent.unwrap();
-        assert!(kept.len() <= MAX_TEXT_BYTES && kept.starts_with("aé"));
+    fn texts_are_bounded_once_by_their_producer_and_those_of_foreign_ones_by_the_auditor() {
+        let mut own =
+            AuditRecord { user_agent: Some(format!("a\0\\{}", "é".repeat(600))), request_id: Some("r\\1".into()), ..record("a") };
+        bound(&mut own);
+        let kept = own.user_agent.clone().unwrap();
+        assert!(kept.len() <= MAX_TEXT_BYTES && kept.starts_with("a\\u{0}\\\\é"), "{kept}");
+        let once = own.clone();
+        bound_foreign(&mut own);
+        assert_eq!(own, once);
+        let mut foreign = AuditRecord { action: "a\u{1b}".into(), ..record("a") };
+        bound_foreign(&mut foreign);
+        assert_eq!(foreign.action, "a\\u{1b}");
     }
 
     proptest! {

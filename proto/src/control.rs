@@ -1,5 +1,9 @@
 //! What the two sides of the control interface agree on beyond its messages.
 
+use std::fmt;
+
+use crate::internal::v1::AddKey;
+
 /// What a change may name.
 pub const COMPONENTS: [&str; 5] = ["redis", "auditor", "pusher", "edge", "admin"];
 
@@ -12,8 +16,18 @@ pub const MAX_INSTANCES: u32 = 64;
 /// The longest reason of a change, in bytes.
 pub const MAX_REASON_BYTES: usize = 1024;
 
+/// The longest name of a route or a backend that a change may hold, in bytes.
+pub const MAX_NAME_BYTES: usize = 256;
+
 /// Metadata of a request: on whose behalf root asks, as sudo(8) says it in `SUDO_USER`. A claim, recorded as one.
 pub const CLAIMED_USER: &str = "gatehouse-claimed-user";
+
+impl fmt::Debug for AddKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It holds a private key.
+        f.debug_struct("AddKey").finish_non_exhaustive()
+    }
+}
 
 /// What [`target`] wrote: a component and, if it names one, an instance.
 pub fn split_target(text: &str) -> Result<(&str, Option<u32>), String> {

@@ -4,6 +4,8 @@
 
 pub mod audit;
 pub mod control;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod generated;
 pub mod ids;
 pub mod keys;

@@ -92,7 +92,8 @@ impl Attach {
             place.seat().end(Ending::MustResume, &mut Wakers::default());
         }
         let interval = self.hub.settings().bookmark_interval;
-        let greeting = (!continues).then(|| (begin, announce::server_time(begin, wanted.user_id, resume, interval, self.hub.signer())));
+        let greeting =
+            (!continues).then(|| (begin, announce::server_time(begin, wanted.user_id, resume, interval, &self.hub.keys().signer())));
         EventStream::new(place, Arc::clone(&self.archive), greeting)
     }
 

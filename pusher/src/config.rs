@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use gatehouse_chassis::config::{Config as Read, Reader};
+use gatehouse_chassis::{
+    config::{Config as Read, Reader},
+    connections,
+};
 
 use crate::backlog::Bounds;
 
@@ -13,6 +16,8 @@ pub struct Config {
     pub push: Push,
     /// `[signer]`, `[sessions]`, `[limits]`.
     pub sessions: gatehouse_sessions::Config,
+    /// `[connections]`, `[tls]`.
+    pub connections: connections::Config,
 }
 
 /// `[push]`.
@@ -44,7 +49,8 @@ impl Read for Config {
         }
         section.finish();
         let push = Push { log_bytes, bounds: Bounds { events, bytes, age }, bookmark_interval, retry_after };
-        Some(Self { push, sessions: gatehouse_sessions::Config::read(reader)? })
+        let (connections, sessions) = (connections::Config::read(reader), gatehouse_sessions::Config::read(reader));
+        Some(Self { push, sessions: sessions?, connections: connections? })
     }
 }
 

@@ -15,8 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gatehouse_chassis::connections::Gauged;
-use gatehouse_proto::{ids::StreamId, keys::Signer};
+use gatehouse_chassis::{connections::Gauged, keys::Keys};
+use gatehouse_proto::ids::StreamId;
 use tokio::sync::watch;
 
 use crate::{
@@ -42,7 +42,7 @@ pub struct Hub {
     /// Streams that are open, those that ended and have not said so yet included.
     open: watch::Sender<usize>,
     settings: Push,
-    signer: Arc<Signer>,
+    keys: Keys,
     metrics: PushMetrics,
 }
 
@@ -91,7 +91,7 @@ pub struct Closed;
 impl Hub {
     /// Publishing begins after `position`; no stream begins before `floor`.
     #[must_use]
-    pub fn new(settings: Push, signer: Arc<Signer>, metrics: PushMetrics, position: StreamId, floor: StreamId) -> Self {
+    pub fn new(settings: Push, keys: Keys, metrics: PushMetrics, position: StreamId, floor: StreamId) -> Self {
         let state = State {
             log: Log::new(settings.log_bytes, position),
             read: position,
@@ -100,7 +100,7 @@ impl Hub {
             devices: HashMap::new(),
             closed: false,
         };
-        Self { state: Mutex::new(state), open: watch::Sender::new(0), settings, signer, metrics }
+        Self { state: Mutex::new(state), open: watch::Sender::new(0), settings, keys, metrics }
     }
 
     /// `[push]`.
@@ -109,10 +109,10 @@ impl Hub {
         &self.settings
     }
 
-    /// Signs events.
+    /// Sign events.
     #[must_use]
-    pub fn signer(&self) -> &Signer {
-        &self.signer
+    pub const fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// What is counted.

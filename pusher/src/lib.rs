@@ -32,7 +32,12 @@ pub use config::Config;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use gatehouse_chassis::{Process, audit::Recorder, redis::Redis};
+use gatehouse_chassis::{
+    Process,
+    audit::{Denied, Recorder},
+    connections::Public,
+    redis::Redis,
+};
 use gatehouse_proto::internal::v1::push_server::PushServer;
 use gatehouse_sessions::{Sessions, Verifier, door};
 use tokio::sync::oneshot;
@@ -57,9 +62,10 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     let position = redis.stream_info(&stream).await.context("find the end of the client event stream")?.last_generated;
 
     // Build
+    config.sessions.keys.follow(&process);
     let lowest = floor.known().map(|mark| mark.floor).unwrap_or_default();
     let metrics = PushMetrics::new(&process);
-    let hub = Arc::new(Hub::new(config.push, Arc::clone(&config.sessions.signer), metrics, position, lowest));
+    let hub = Arc::new(Hub::new(config.push, config.sessions.keys.clone(), metrics, position, lowest));
     let archive = Arc::new(Archive::new(redis.clone(), Arc::clone(&floor), Arc::clone(&hub)));
     let revoking = Arc::clone(&hub);
     let sessions = Sessions::open(&process, redis.clone(), &config.sessions, move |id| revoking.revoke(id)).await?;
@@ -71,8 +77,10 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         None => None,
         Some(listener) => {
             let verifier = Verifier::new(sessions, redis.clone(), &config.sessions, &process);
-            let direct = Direct::new(attach.clone(), verifier, Recorder::open(&process, redis)?, process.shutdown().clone());
-            Some((listener, door::router(&process, direct).await?))
+            let recorder = Recorder::open(&process, redis)?;
+            let denied = Denied::open(&process, recorder.clone());
+            let direct = Direct::new(attach.clone(), verifier, recorder, denied, process.shutdown().clone());
+            Some((Public::open(&process, &config.connections)?, listener, door::router(&process, direct).await?))
         }
     };
     process.serve_local_until_drain(|routes| routes.add_service(PushServer::new(attach)))?;
@@ -88,8 +96,8 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
         () = process.until_drain() => false,
     };
     if began {
-        if let Some((listener, router)) = public {
-            process.serve("push", listener, router);
+        if let Some((listeners, listener, router)) = public {
+            listeners.serve("push", listener, router);
         }
         process.ready().await;
         process.until_drain().await;

@@ -82,7 +82,7 @@ impl EventStream {
         if taken == Taken::Known {
             return None;
         }
-        let wire = entry.wire(hub.signer());
+        let wire = entry.wire(hub.keys());
         hub.metrics().delivered.inc();
         if taken == Taken::Live {
             let age = u64::try_from(now_ms()).unwrap_or_default().saturating_sub(entry.id.ms);
@@ -131,7 +131,7 @@ impl Stream for EventStream {
                 }
                 Refill::Bookmark(id) => {
                     let interval = hub.settings().bookmark_interval;
-                    let bookmark = announce::bookmark(id, &this.place.seat().user_id, interval, hub.signer());
+                    let bookmark = announce::bookmark(id, &this.place.seat().user_id, interval, &hub.keys().signer());
                     return Poll::Ready(Some(Ok(bookmark)));
                 }
                 Refill::Idle => return Poll::Pending,

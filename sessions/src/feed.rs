@@ -7,7 +7,9 @@ use gatehouse_chassis::{
 };
 use gatehouse_proto::{ids::StreamId, session::SessionSnapshot};
 
-use crate::Sessions;
+use tokio::time::Instant;
+
+use crate::{Session, Sessions};
 
 /// Entries a page, while catching up.
 const PAGE: usize = 1000;
@@ -19,13 +21,14 @@ pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -
     // The newest entries may have been deleted: nobody will ever read up to the newest id.
     let newest = redis.stream_info(&stream).await?.last_generated;
     let mut position = StreamId::ZERO;
+    let begun = Instant::now();
     loop {
         let page = redis.range(&stream, position, LAST, PAGE).await?;
         let Some(last) = page.last() else { break };
         position = last.id;
         take(&sessions, &page).await;
     }
-    sessions.heard();
+    sessions.heard(begun);
     let mut tail = Tail::new(&redis, stream, position.max(newest));
     let pulse = process.pulse("session-feed", watchdog::USUAL);
     // A draining process still serves those who have not left: a revocation is theirs, too.
@@ -35,12 +38,16 @@ pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -
         loop {
             match pulse.during(patience, tail.next()).await {
                 Ok(batch) => {
+                    let read = Instant::now();
                     if batch.wiped || batch.trimmed.is_some() {
                         tracing::warn!("the session stream lost entries before they were read here; sessions are read again");
-                        sessions.forget();
+                        sessions.forget(batch.wiped);
                     }
                     pulse.during(patience, take(&sessions, &batch.entries)).await;
-                    sessions.heard();
+                    // Until the end is reached, a revocation may be among what is still to be read.
+                    if batch.caught_up {
+                        sessions.heard(read);
+                    }
                     if std::mem::take(&mut lost) {
                         tracing::info!("the session stream is back");
                     }
@@ -55,12 +62,12 @@ pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -
 
 async fn take(sessions: &Sessions, entries: &[Entry]) {
     for entry in entries {
-        match SessionSnapshot::from_fields(entry.fields()) {
-            Ok(snapshot) => sessions.apply(snapshot).await,
-            Err(error) => {
-                sessions.count_malformed("stream", error.cause());
-                tracing::debug!(entry = %entry.id, %error, "session event skipped");
-            }
+        let complain = |cause, problem: &dyn std::fmt::Display| sessions.complaints().note("stream", cause, &entry.id, problem);
+        match SessionSnapshot::from_fields(entry.fields()).map(Session::read) {
+            Ok(Some(session)) => sessions.apply(session).await,
+            // Whatever was known before stands.
+            Ok(None) => complain("public_key", &"its public key cannot be decoded"),
+            Err(error) => complain(error.cause(), &error),
         }
     }
 }

@@ -3,18 +3,25 @@
 //! [`Sessions`] answers who a session is, from a local cache that the session stream keeps fresh, or from Redis. [`Verifier`] decides on one request, in
 //! the contract's order. [`verdict`] holds what a client is told, [`door`] the socket it comes to.
 
-mod config;
+mod complaints;
+pub mod config;
 pub mod door;
 mod feed;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod limits;
 mod replay;
+mod session;
 mod shape;
 mod store;
 pub mod verdict;
 mod verify;
 
 pub use config::Config;
-pub use store::{Session, Sessions};
+pub use limits::Limits;
+pub use replay::{Claim, Claimed, Found, Keepsake, Retry};
+pub use session::Session;
+pub use store::Sessions;
 pub use verdict::Refusal;
 pub use verify::{Rejected, Verifier};
 

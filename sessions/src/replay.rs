@@ -1,26 +1,61 @@
 //! Reserves request ids, so that each is carried out once.
+//!
+//! A reservation is made in one atomic step and outlives every moment at which the request's timestamp could still be fresh. Nothing may take it away before:
+//! a Redis that evicts is not used ([`retention`]), and one that was wiped is noticed ([`eras`]). Where a route keeps answers, its answer lies under the
+//! reservation's key ([`claim`]).
+
+mod claim;
+mod entry;
+mod eras;
+mod owner;
+mod retention;
 
 use std::time::Duration;
 
-use gatehouse_chassis::redis::{Redis, cmd};
+use gatehouse_chassis::{
+    Process,
+    redis::{Redis, pipe},
+};
 
 use crate::Refusal;
+pub use claim::{Claim, Claimed, Found, Retry};
+pub use entry::Keepsake;
+use owner::Owner;
+pub(crate) use retention::Retention;
 
-/// Reserves the request id of a session, in one atomic step; refused when it is taken. The reservation outlives every moment at which the
-/// request's timestamp could still be fresh: the window on both sides.
-pub(crate) async fn reserve(redis: &Redis, device_session_id: &str, request_id: &str, window: Duration) -> Result<(), Refusal> {
-    let key = redis.key(&key(device_session_id, request_id));
-    // A second more, for clocks of several gateways that differ.
-    let keep = window * 2 + Duration::from_secs(1);
-    let keep_ms = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
-    let set: Result<Option<String>, _> = redis.run(cmd("SET").arg(key).arg("1").arg("NX").arg("PX").arg(keep_ms)).await;
-    match set {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(Refusal::Replay),
-        Err(error) => {
+/// Clocks of several gateways differ by less.
+const SKEW: Duration = Duration::from_secs(10);
+
+/// The reservations in Redis; clones share everything.
+#[derive(Clone, Debug)]
+pub(crate) struct Reservations {
+    redis: Redis,
+    retention: Retention,
+    owner: Owner,
+    keep_ms: u64,
+}
+
+impl Reservations {
+    pub(crate) fn new(process: &Process, redis: Redis, retention: Retention, window: Duration) -> Self {
+        // The window on both sides: a timestamp may be of the future.
+        let keep = window * 2 + SKEW;
+        let keep_ms = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
+        Self { owner: Owner::new(process, &redis), redis, retention, keep_ms }
+    }
+
+    /// Reserves the request id of a session; refused when it is taken.
+    pub(crate) async fn reserve(&self, device_session_id: &str, request_id: &str, timestamp_ms: i64) -> Result<(), Refusal> {
+        self.retention.check().await?;
+        let mut reserve = pipe();
+        reserve.cmd("SET").arg(self.redis.key(&key(device_session_id, request_id))).arg("1").arg("NX").arg("PX").arg(self.keep_ms);
+        // After it: a mark that is there was there when the id was reserved.
+        reserve.cmd("GET").arg(self.retention.mark());
+        let (set, mark): (Option<String>, Option<Vec<u8>>) = self.redis.run_all(&reserve).await.map_err(|error| {
             tracing::debug!(%error, "request id not reserved");
-            Err(Refusal::StoreUnavailable)
-        }
+            Refusal::StoreUnavailable
+        })?;
+        set.ok_or(Refusal::Replay)?;
+        self.retention.admit(mark.as_deref(), device_session_id, timestamp_ms).await
     }
 }
 

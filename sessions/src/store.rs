@@ -1,16 +1,15 @@
-//! Who a session is: from the cache, else from Redis.
+//! Who a session is: from memory, else from Redis.
 //!
-//! Revocation is sticky. A snapshot may arrive by the stream and by the key in any order, late or twice; whichever is newer wins (CONTRACT.md §2). Revocations
-//! are also remembered apart from the cache: a cache entry may be evicted and filled again from a key that an older writer overwrote.
-//!
-//! Two tasks may meet here: a lookup that fills the cache from the key, and the feed. The feed notes the snapshot first and the cache entry second; the
-//! lookup fills the cache first and looks for a noted snapshot second. So one of them sees the other. Revocations are noted for good, active
-//! snapshots for as long as a lookup may take.
+//! What is remembered is trusted as long as the session stream says what changes. When it has been silent for longer than `max_staleness` (it says
+//! something each second), Redis is asked each time, and what was remembered only keeps a revocation from being undone.
+
+mod flights;
+mod memory;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,89 +18,45 @@ use gatehouse_chassis::{
     Process,
     redis::{Redis, cmd},
 };
-use gatehouse_proto::{
-    keys::PublicKey,
-    session::{SessionSnapshot, Status},
-};
-use moka::{future::Cache, ops::compute::Op};
+use gatehouse_proto::session::SessionSnapshot;
 use prometheus::{IntCounterVec, IntGauge};
+use tokio::time::Instant;
 
-use crate::{Config, Refusal, feed, now_ms};
+use crate::{Config, Refusal, Session, complaints::Complaints, feed, replay::Retention};
+use flights::Flights;
+use memory::{Memory, Recalled};
 
-/// Revocations remembered apart from the cache. Some 100 bytes each.
-const REVOCATIONS: u64 = 1_000_000;
-/// How long an active snapshot from the stream is remembered for lookups that are under way, and how far behind the stream its key may be written.
+/// How long a snapshot from the stream is remembered at the least for lookups that are under way, and how far behind the stream its key may be written.
 const NEWS_AGE: Duration = Duration::from_secs(10);
-const NEWS: u64 = 100_000;
 
-/// One session with its public key decoded.
+/// The sessions of the suite; clones share one memory.
 #[derive(Clone, Debug)]
-pub struct Session {
-    snapshot: SessionSnapshot,
-    key: Option<PublicKey>,
-}
-
-impl Session {
-    /// From a snapshot. A public key that cannot be decoded verifies nothing.
-    #[must_use]
-    pub fn new(snapshot: SessionSnapshot) -> Self {
-        let key = PublicKey::from_base64(&snapshot.public_key).ok();
-        Self { snapshot, key }
-    }
-
-    /// The session's id.
-    #[must_use]
-    pub fn device_session_id(&self) -> &str {
-        &self.snapshot.device_session_id
-    }
-
-    /// Whose device it is.
-    #[must_use]
-    pub fn user_id(&self) -> &str {
-        &self.snapshot.user_id
-    }
-
-    /// Whether it may not speak.
-    #[must_use]
-    pub fn is_revoked(&self) -> bool {
-        self.snapshot.status == Status::Revoked
-    }
-
-    /// Whether the device signed this.
-    #[must_use]
-    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.key.as_ref().is_some_and(|key| key.verifies(message, signature))
-    }
-}
-
-/// The sessions of the suite; clones share one cache.
-#[derive(Clone)]
 pub struct Sessions {
     inner: Arc<Inner>,
 }
 
 struct Inner {
     redis: Redis,
-    cache: Cache<String, Arc<Session>>,
-    revocations: Cache<String, i64>,
-    news: Cache<String, SessionSnapshot>,
-    /// When the feed last heard from Redis, on the gateway's clock.
-    heard_at_ms: AtomicI64,
+    memory: Memory,
+    flights: Flights<Result<Arc<Session>, Refusal>>,
+    heard: Heard,
     max_staleness: Duration,
     on_revoked: Box<dyn Fn(&str) + Send + Sync>,
+    complaints: Complaints,
+    retention: Retention,
     cached: IntGauge,
-    malformed: IntCounterVec,
+    lookups: IntCounterVec,
 }
 
-impl std::fmt::Debug for Sessions {
+impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Sessions({} cached)", self.inner.cache.entry_count())
+        write!(f, "{} cached", self.memory.len())
     }
 }
 
 impl Sessions {
     /// Reads the session stream from its start, so that every revocation it still holds is known, and follows it from there on. `on_revoked` is called, in
-    /// order, with the id of each session that a snapshot from the stream revokes; it must not block.
+    /// order, with the id of each session that a snapshot from the stream revokes; it must not block. Refused when Redis may drop what it is given.
     pub async fn open(
         process: &Process,
         redis: Redis,
@@ -110,19 +65,20 @@ impl Sessions {
     ) -> anyhow::Result<Self> {
         let metrics = process.metrics();
         let inner = Inner {
-            redis: redis.clone(),
-            cache: Cache::new(config.cache_capacity),
-            revocations: Cache::new(REVOCATIONS),
-            news: Cache::builder().max_capacity(NEWS).time_to_live(NEWS_AGE).build(),
-            heard_at_ms: AtomicI64::new(now_ms()),
+            memory: Memory::new(config.cache_capacity, NEWS_AGE.max(redis.config().command_timeout * 4)),
+            flights: Flights::new(),
+            heard: Heard::default(),
             max_staleness: config.max_staleness,
             on_revoked: Box::new(on_revoked),
+            complaints: Complaints::new(metrics),
+            retention: Retention::open(process, redis.clone(), config.freshness_window).await?,
             cached: metrics.gauge("session_cache_entries", "Sessions in the local cache."),
-            malformed: metrics.counters(
-                "session_entries_malformed_total",
-                "Sessions in Redis and entries of the session stream that could not be read.",
-                &["source", "cause"],
+            lookups: metrics.counters(
+                "session_lookups_total",
+                "Sessions asked for, by where the answer was: memory, unknown (remembered to be of no session), redis.",
+                &["from"],
             ),
+            redis: redis.clone(),
         };
         let this = Self { inner: Arc::new(inner) };
         feed::start(process, redis, this.clone()).await?;
@@ -131,100 +87,110 @@ impl Sessions {
 
     /// The session, active or revoked; refused when there is none or when that cannot be said.
     pub async fn resolve(&self, id: &str) -> Result<Arc<Session>, Refusal> {
-        if self.is_fresh()
-            && let Some(session) = self.inner.cache.get(id).await
-        {
-            return Ok(session);
-        }
-        let snapshot = self.load(id).await?;
-        let mut session = self.keep_newer(snapshot).await;
-        if let Some(news) = self.inner.news.get(id).await
-            && news.supersedes(&session.snapshot)
-        {
-            session = self.keep_newer(news).await;
-        }
-        match self.inner.revocations.get(id).await {
-            Some(revoked_at) if revoked_at >= session.snapshot.updated_at_ms && !session.is_revoked() => {
-                let snapshot = SessionSnapshot { status: Status::Revoked, updated_at_ms: revoked_at, ..session.snapshot.clone() };
-                Ok(self.keep_newer(snapshot).await)
+        let inner = &self.inner;
+        let count = |from| inner.lookups.with_label_values(&[from]).inc();
+        if inner.heard.age() <= inner.max_staleness {
+            match inner.memory.recall(id).await {
+                Some(Recalled::Known(session)) => {
+                    count("memory");
+                    return Ok(session);
+                }
+                Some(Recalled::Unknown) => {
+                    count("unknown");
+                    return Err(Refusal::UnknownSession);
+                }
+                None => {}
             }
-            _ => Ok(session),
         }
+        count("redis");
+        let begin = || {
+            let (this, id) = (self.clone(), id.to_owned());
+            async move { this.look_up(&id).await }
+        };
+        inner.flights.join(id, begin).await
     }
 
     /// Takes in a snapshot from the stream.
-    pub(crate) async fn apply(&self, snapshot: SessionSnapshot) {
-        let id = snapshot.device_session_id.clone();
-        if snapshot.status == Status::Active {
-            // Only what is cached is kept fresh: the stream names far more sessions than this process ever sees. Lookups that have read an
-            // older key and not yet cached it find this one here.
-            if self.inner.news.get(&id).await.is_none_or(|noted| snapshot.supersedes(&noted)) {
-                self.inner.news.insert(id.clone(), snapshot.clone()).await;
-            }
-            if self.inner.cache.contains_key(&id) {
-                self.keep_newer(snapshot).await;
-            }
-            return;
-        }
-        let noted = self.inner.revocations.get(&id).await.unwrap_or(i64::MIN);
-        self.inner.revocations.insert(id.clone(), noted.max(snapshot.updated_at_ms)).await;
-        if self.keep_newer(snapshot).await.is_revoked() {
+    pub(crate) async fn apply(&self, session: Session) {
+        let (id, revokes) = (session.device_session_id().to_owned(), session.is_revoked());
+        if self.inner.memory.apply(session).await.is_revoked() && revokes {
             (self.inner.on_revoked)(&id);
         }
     }
 
-    /// Drops what is cached: a revocation may have passed unseen. Those that were seen stay known.
-    pub(crate) fn forget(&self) {
-        self.inner.cache.invalidate_all();
+    /// Drops what is cached: a revocation may have passed unseen. Those that were seen stay known. `wiped`: the stream is another one.
+    pub(crate) fn forget(&self, wiped: bool) {
+        if wiped { self.inner.memory.start_over() } else { self.inner.memory.forget() }
     }
 
-    pub(crate) fn heard(&self) {
-        self.inner.heard_at_ms.store(now_ms(), Ordering::Relaxed);
-        self.inner.cached.set(i64::try_from(self.inner.cache.entry_count()).unwrap_or(i64::MAX));
+    /// Everything that the stream said up to that moment was taken in.
+    pub(crate) fn heard(&self, at: Instant) {
+        self.inner.heard.set(at);
+        self.inner.cached.set(i64::try_from(self.inner.memory.len()).unwrap_or(i64::MAX));
     }
 
-    pub(crate) fn count_malformed(&self, source: &str, cause: &str) {
-        self.inner.malformed.with_label_values(&[source, cause]).inc();
+    pub(crate) fn complaints(&self) -> &Complaints {
+        &self.inner.complaints
     }
 
-    fn is_fresh(&self) -> bool {
-        let silent_ms = now_ms().saturating_sub(self.inner.heard_at_ms.load(Ordering::Relaxed));
-        i128::from(silent_ms) <= i128::try_from(self.inner.max_staleness.as_millis()).unwrap_or(i128::MAX)
+    pub(crate) fn retention(&self) -> &Retention {
+        &self.inner.retention
     }
 
-    async fn load(&self, id: &str) -> Result<SessionSnapshot, Refusal> {
+    async fn look_up(&self, id: &str) -> Result<Arc<Session>, Refusal> {
+        let memory = &self.inner.memory;
+        let lookup = memory.begin();
         let key = self.inner.redis.key(&format!("session:{id}"));
-        let stored: Option<Vec<u8>> = self.inner.redis.run(cmd("GET").arg(key)).await.map_err(|error| {
+        let stored: Option<Vec<u8>> = self.inner.redis.run(cmd("GET").arg(&key)).await.map_err(|error| {
             tracing::debug!(%error, "session not loaded");
             Refusal::StoreUnavailable
         })?;
-        let stored = stored.ok_or(Refusal::UnknownSession)?;
-        match SessionSnapshot::from_json(&stored) {
-            Ok(snapshot) if snapshot.device_session_id == id => Ok(snapshot),
-            Ok(_) => {
-                self.count_malformed("key", "other_id");
-                Err(Refusal::UnknownSession)
+        let stored = stored.and_then(|stored| self.read(id, &stored));
+        memory.settle(lookup, id, stored).await.ok_or(Refusal::UnknownSession)
+    }
+
+    fn read(&self, id: &str, stored: &[u8]) -> Option<Session> {
+        let complain = |cause, problem: &dyn std::fmt::Display| self.inner.complaints.note("key", cause, &id, problem);
+        match SessionSnapshot::from_json(stored) {
+            Ok(snapshot) if snapshot.device_session_id != id => {
+                complain("other_id", &"it is of another session");
+                None
+            }
+            Ok(snapshot) => {
+                let session = Session::read(snapshot);
+                if session.is_none() {
+                    complain("public_key", &"its public key cannot be decoded");
+                }
+                session
             }
             Err(error) => {
-                self.count_malformed("key", error.cause());
-                tracing::warn!(device_session_id = id, %error, "the stored session cannot be read");
-                Err(Refusal::UnknownSession)
+                complain(error.cause(), &error);
+                None
             }
         }
     }
+}
 
-    /// Puts the snapshot into the cache unless what is there is newer; what is there afterwards.
-    async fn keep_newer(&self, snapshot: SessionSnapshot) -> Arc<Session> {
-        let id = snapshot.device_session_id.clone();
-        let offered = Arc::new(Session::new(snapshot));
-        let fallback = Arc::clone(&offered);
-        let outcome = self.inner.cache.entry(id).and_compute_with(|kept| {
-            let op = match kept {
-                Some(kept) if !offered.snapshot.supersedes(&kept.value().snapshot) => Op::Nop,
-                _ => Op::Put(offered),
-            };
-            std::future::ready(op)
-        });
-        outcome.await.into_entry().map_or(fallback, moka::Entry::into_value)
+/// When the stream was heard last.
+#[derive(Debug)]
+struct Heard {
+    since: Instant,
+    after_us: AtomicU64,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self { since: Instant::now(), after_us: AtomicU64::new(0) }
+    }
+}
+
+impl Heard {
+    fn set(&self, at: Instant) {
+        let after = at.saturating_duration_since(self.since);
+        self.after_us.fetch_max(u64::try_from(after.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn age(&self) -> Duration {
+        self.since.elapsed().saturating_sub(Duration::from_micros(self.after_us.load(Ordering::Relaxed)))
     }
 }

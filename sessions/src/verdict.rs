@@ -97,6 +97,38 @@ pub fn downstream_timed_out() -> Status {
     Status::deadline_exceeded("downstream timed out")
 }
 
+/// Nobody knows what became of the command: it may have been carried out, and will not be again under this request id.
+#[must_use]
+pub fn outcome_unknown() -> Status {
+    with_outcome_unknown(Status::unavailable("the outcome of the first attempt is unknown"))
+}
+
+/// Says so in a trailer, beside what else there is to say.
+#[must_use]
+pub fn with_outcome_unknown(status: Status) -> Status {
+    let mut status = status;
+    status.metadata_mut().insert("gateway-outcome", MetadataValue::from_static("unknown"));
+    status
+}
+
+/// An operator took the route out of service.
+#[must_use]
+pub fn route_disabled() -> Status {
+    Status::unavailable("route is disabled")
+}
+
+/// The gateway has too much to do; nothing of the request was looked at, and it may be sent again as it is.
+#[must_use]
+pub fn overloaded(wait: Duration) -> Status {
+    retry_after(Status::unavailable("gateway is overloaded"), wait)
+}
+
+/// Says when the same request may be sent again.
+#[must_use]
+pub fn retry_after(status: Status, wait: Duration) -> Status {
+    with_trailer(status, "retry-after-ms", milliseconds(wait))
+}
+
 /// The process is stopping.
 #[must_use]
 pub fn shutting_down() -> Status {

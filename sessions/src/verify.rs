@@ -1,7 +1,7 @@
 //! Decides on one request, in the order that spends least on a bad caller and lets nobody burn another's request id: shape, version, hash,
 //! freshness, session, signature, replay, rate.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use gatehouse_chassis::{Process, redis::Redis};
 use gatehouse_proto::{
@@ -10,7 +10,13 @@ use gatehouse_proto::{
 };
 use prometheus::IntCounterVec;
 
-use crate::{Config, Refusal, Session, Sessions, limits::Limits, now_ms, replay, shape};
+use crate::{
+    Claimed, Config, Refusal, Session, Sessions,
+    limits::{Limits, Subject},
+    now_ms,
+    replay::Reservations,
+    shape,
+};
 
 /// A request that was refused.
 #[derive(Clone, Debug)]
@@ -31,7 +37,7 @@ impl From<Refusal> for Rejected {
 #[derive(Clone, Debug)]
 pub struct Verifier {
     sessions: Sessions,
-    redis: Redis,
+    reservations: Reservations,
     window: Duration,
     limits: Limits,
     failures: IntCounterVec,
@@ -43,16 +49,58 @@ impl Verifier {
     pub fn new(sessions: Sessions, redis: Redis, config: &Config, process: &Process) -> Self {
         let failures =
             process.metrics().counters("auth_failures_total", "Requests that were refused before their route, by reason.", &["reason"]);
-        Self { sessions, redis, window: config.freshness_window, limits: Limits::new(process, config), failures }
+        let reservations = Reservations::new(process, redis, sessions.retention().clone(), config.freshness_window);
+        Self { sessions, reservations, window: config.freshness_window, limits: Limits::none(), failures }
     }
 
-    /// Whose command it is, reserved for being carried out once.
-    pub async fn command(&self, request: &ExecuteCommandRequest) -> Result<Arc<Session>, Rejected> {
+    /// Commands are limited from here on.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Whose command it is, reserved for being carried out once. `from` is the peer's address.
+    pub async fn command(&self, request: &ExecuteCommandRequest, from: Option<IpAddr>) -> Result<Arc<Session>, Rejected> {
         let decided = async {
             shape::command(request)?;
             let input = || signing::command(request);
             let session = self.authenticate(&request.device_session_id, request.timestamp_ms, input, &request.signature).await?;
-            self.admit(session, &request.request_id, true).await
+            let session = self.admit(session, &request.request_id, request.timestamp_ms).await?;
+            match self.take(request, &session, from) {
+                Ok(()) => Ok(session),
+                Err(refusal) => Err(Rejected { refusal, session: Some(session) }),
+            }
+        };
+        self.counted(decided.await)
+    }
+
+    /// The same for a command whose answer is kept: the first of its envelope is to be carried out, within `limit`, and a retry to be given what came of that.
+    pub async fn claim(
+        &self,
+        request: &ExecuteCommandRequest,
+        from: Option<IpAddr>,
+        limit: Duration,
+    ) -> Result<(Arc<Session>, Claimed), Rejected> {
+        let decided = async {
+            shape::command(request)?;
+            let input = || signing::command(request);
+            let session = self.authenticate(&request.device_session_id, request.timestamp_ms, input, &request.signature).await?;
+            let claimed = async {
+                let claimed = self.reservations.claim(request, limit).await?;
+                match (self.take(request, &session, from), claimed) {
+                    (Ok(()), claimed) => Ok(claimed),
+                    (Err(refusal), Claimed::First(claim)) => {
+                        // It reached nobody: later it may.
+                        claim.release().await;
+                        Err(refusal)
+                    }
+                    (Err(refusal), Claimed::Again(_)) => Err(refusal),
+                }
+            };
+            match claimed.await {
+                Ok(claimed) => Ok((session, claimed)),
+                Err(refusal) => Err(Rejected { refusal, session: Some(session) }),
+            }
         };
         self.counted(decided.await)
     }
@@ -63,7 +111,7 @@ impl Verifier {
             shape::subscribe(request)?;
             let input = || signing::subscribe(request);
             let session = self.authenticate(&request.device_session_id, request.timestamp_ms, input, &request.signature).await?;
-            self.admit(session, &request.request_id, false).await
+            self.admit(session, &request.request_id, request.timestamp_ms).await
         };
         self.counted(decided.await)
     }
@@ -85,18 +133,21 @@ impl Verifier {
         if session.verifies(&input(), signature) { Ok(session) } else { Err(Refusal::Signature) }
     }
 
-    async fn admit(&self, session: Arc<Session>, request_id: &str, limited: bool) -> Result<Arc<Session>, Rejected> {
-        let admitted = async {
-            replay::reserve(&self.redis, session.device_session_id(), request_id, self.window).await?;
-            if limited { self.limits.take(session.device_session_id()).map_err(Refusal::RateLimited) } else { Ok(()) }
-        };
-        match admitted.await {
+    /// What its limits say of a command.
+    fn take(&self, request: &ExecuteCommandRequest, session: &Session, address: Option<IpAddr>) -> Result<(), Refusal> {
+        let (device_session_id, user_id) = (session.device_session_id(), session.user_id());
+        let subject = Subject { device_session_id, user_id, message_type: &request.message_type, address };
+        self.limits.take(&subject).map_err(Refusal::RateLimited)
+    }
+
+    async fn admit(&self, session: Arc<Session>, request_id: &str, timestamp_ms: i64) -> Result<Arc<Session>, Rejected> {
+        match self.reservations.reserve(session.device_session_id(), request_id, timestamp_ms).await {
             Ok(()) => Ok(session),
             Err(refusal) => Err(Rejected { refusal, session: Some(session) }),
         }
     }
 
-    fn counted(&self, decided: Result<Arc<Session>, Rejected>) -> Result<Arc<Session>, Rejected> {
+    fn counted<T>(&self, decided: Result<T, Rejected>) -> Result<T, Rejected> {
         if let Err(rejected) = &decided {
             self.failures.with_label_values(&[rejected.refusal.reason()]).inc();
         }

@@ -7,6 +7,8 @@
 //! The record has no field for words (its layout is the chain's, and fixed), so what was asked and why stand in the one that holds the caller's own: `user_agent`,
 //! `restart pusher/1: it leaks`. What is longer than that field takes more records.
 
+mod deed;
+
 use std::{collections::HashSet, time::Duration};
 
 use gatehouse_chassis::{
@@ -15,7 +17,7 @@ use gatehouse_chassis::{
     redis::Redis,
 };
 use gatehouse_proto::{
-    audit::MAX_TEXT_BYTES,
+    audit::fitting,
     internal::v1::{AuditRecord, ChangeStatus},
 };
 use jiff::Timestamp;
@@ -25,6 +27,8 @@ use tokio::{
     time::timeout,
 };
 use tonic::Code;
+
+pub(crate) use deed::Deed;
 
 use crate::control::{Board, Change, is_over};
 
@@ -103,7 +107,7 @@ impl Trail {
         let done = status.state == "done";
         self.changes.with_label_values(&[change.as_ref().map_or("unknown", Change::verb), &status.state]).inc();
         let mut said = format!("{}: {}", status.what, status.verdict);
-        said.truncate(said.floor_char_boundary(MAX_TEXT_BYTES));
+        said.truncate(fitting(&said));
         let record = AuditRecord {
             // The same each time: the trail keeps each id once.
             id: verdict_id(&status.change_id),
@@ -172,10 +176,9 @@ impl Trail {
 
 fn of(change: Option<&Change>, suffix: &str, status: &str) -> AuditRecord {
     let action = change.map_or("component.change", Change::action);
-    let target = change.and_then(Change::target).map(|target| target.to_string());
-    let kind = if change.is_some_and(|change| change.target().is_none()) { "suite" } else { "component" };
+    let (resource, kind) = change.map_or_else(|| ("suite".to_owned(), "component"), Change::resource);
     AuditRecord {
-        resource: Some(target.unwrap_or_else(|| "suite".to_owned())),
+        resource: Some(resource),
         resource_type: Some(kind.to_owned()),
         ..record("control", &format!("{action}{suffix}"), status)
     }
@@ -185,7 +188,7 @@ fn of(change: Option<&Change>, suffix: &str, status: &str) -> AuditRecord {
 fn chunks(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
-        let (chunk, left) = rest.split_at(rest.floor_char_boundary(MAX_TEXT_BYTES));
+        let (chunk, left) = rest.split_at(fitting(rest));
         rest = left;
         (!chunk.is_empty()).then_some(chunk)
     })
@@ -203,10 +206,11 @@ mod tests {
 
     #[test]
     fn nothing_of_a_long_reason_is_lost_and_no_character_is_cut() {
-        let said = format!("restart edge: {}", "é€".repeat(300));
-        let cut: Vec<_> = chunks(&said).collect();
-        assert!(cut.len() > 2 && cut.iter().all(|chunk| chunk.len() <= MAX_TEXT_BYTES));
-        assert_eq!(cut.concat(), said);
+        for said in [format!("restart edge: {}", "é€".repeat(300)), "\\".repeat(600)] {
+            let cut: Vec<_> = chunks(&said).collect();
+            assert!(cut.len() > 2 && cut.iter().all(|chunk| fitting(chunk) == chunk.len()));
+            assert_eq!(cut.concat(), said);
+        }
         assert_eq!(chunks("").count(), 0);
     }
 

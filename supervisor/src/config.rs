@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use gatehouse_chassis::config::{self, DEFAULT_PATH, ListenAddr, Reader};
+use gatehouse_chassis::{
+    config::{self, DEFAULT_PATH, ListenAddr, Reader},
+    connections,
+};
 
 pub use limits::Limits;
 pub use logs::Logs;
@@ -35,6 +38,8 @@ pub struct Config {
     pub access: Access,
     /// `[supervisor.logs]`.
     pub logs: Logs,
+    /// `[connections]`, `[tls]`: how clients come that nobody serves.
+    pub connections: connections::Config,
     /// `[limits.<component>]`, by component.
     pub limits: Vec<(&'static str, Limits)>,
 }
@@ -96,7 +101,8 @@ impl config::Config for Config {
         let logs = Logs::read(&mut section);
         section.finish();
         let limits = limits::read(reader);
-        Some(Self { path, listen, start_timeout, redis_server, held_answer_after, restarts, access, logs, limits })
+        let connections = connections::Config::read(reader)?;
+        Some(Self { path, listen, start_timeout, redis_server, held_answer_after, restarts, access, logs, connections, limits })
     }
 }
 

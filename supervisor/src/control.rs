@@ -1,10 +1,13 @@
 //! The control socket. Questions are answered from what the driver last published, so that they need neither its task nor Redis nor a database. Changes are checked,
 //! recorded and queued for it.
 
+mod ask;
 mod board;
 mod change;
 mod desk;
+mod edge;
 mod exits;
+mod keys;
 mod logs;
 mod operators;
 mod provenance;
@@ -16,12 +19,14 @@ use std::{
 };
 
 use futures_util::stream;
-use gatehouse_chassis::{Process, connections::Credentials, exit::Fatal};
+use gatehouse_chassis::{Process, connections::Credentials, exit::Fatal, ipc::Channel};
 use gatehouse_proto::{
     control::{CLAIMED_USER, COMPONENTS, MAX_REASON_BYTES, target},
     internal::v1::{
-        ChangeRequest, ChangeResponse, ChangesRequest, ChangesResponse, ExitsRequest, ExitsResponse, InstanceStatus, LogLine, LogsRequest,
-        Members, StatusRequest, StatusResponse, VerdictRequest, VerdictResponse, WatchMembersRequest,
+        BreakersRequest, BreakersResponse, ChangeRequest, ChangeResponse, ChangesRequest, ChangesResponse, ExitsRequest, ExitsResponse,
+        InstanceStatus, LogLine, LogsRequest, Members, RoutesRequest, RoutesResponse, StatusRequest, StatusResponse, VerdictRequest,
+        VerdictResponse, WatchMembersRequest,
+        edge_client::EdgeClient,
         supervisor_server::{Supervisor, SupervisorServer},
     },
 };
@@ -29,6 +34,7 @@ use nix::unistd::Uid;
 use tokio::sync::{oneshot, watch};
 use tonic::{Code, Request, Response, Status, codegen::BoxStream};
 
+pub(crate) use ask::Ask;
 pub(crate) use board::{Board, is_over};
 pub(crate) use change::{Change, Order, Target};
 pub(crate) use desk::{Desk, DeskEnd};
@@ -73,12 +79,13 @@ pub(crate) struct Records {
 #[derive(Debug)]
 pub(crate) struct Control {
     process: Process,
-    operators: Operators,
+    operators: Arc<Operators>,
     trail: Arc<Trail>,
     desk: Desk,
     snapshot: watch::Receiver<Snapshot>,
     members: watch::Receiver<Members>,
     records: Records,
+    edge: EdgeClient<Channel>,
 }
 
 impl Control {
@@ -92,7 +99,8 @@ impl Control {
         let (follow, board) = (Arc::clone(&trail), desk.board());
         process.spawn("control-trail", async move { follow.follow(board).await });
         let ends = ControlEnds { snapshot: snapshot_end, members: members_end, desk: desk_end };
-        Ok((Self { process: process.clone(), operators, trail, desk, snapshot, members, records }, ends))
+        let edge = edge::client(process.shared());
+        Ok((Self { process: process.clone(), operators: Arc::new(operators), trail, desk, snapshot, members, records, edge }, ends))
     }
 
     /// For the local socket.
@@ -252,6 +260,14 @@ impl Supervisor for Control {
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<BoxStream<LogLine>>, Status> {
         logs::answer(&self.records.output, &request.into_inner()).map(Response::new)
+    }
+
+    async fn routes(&self, request: Request<RoutesRequest>) -> Result<Response<RoutesResponse>, Status> {
+        edge::answer(self.edge.clone().routes(request.into_inner())).await
+    }
+
+    async fn breakers(&self, request: Request<BreakersRequest>) -> Result<Response<BreakersResponse>, Status> {
+        edge::answer(self.edge.clone().breakers(request.into_inner())).await
     }
 }
 

@@ -19,7 +19,7 @@ use std::{
 
 use gatehouse_chassis::{
     Shutdown,
-    connections::{ConnectionMetrics, Farewell, Limits, serve_within},
+    connections::{ConnectionMetrics, Farewell, Gate, Limits, Terms, serve_within},
     metrics::Metrics,
     sockets::Listener,
     watchdog::Pulse,
@@ -36,13 +36,17 @@ const NICENESS: i32 = 10;
 /// Who is answered keeps neither memory nor a descriptor for long: at once, for each of these.
 fn limits() -> Limits {
     let second = Duration::from_secs(1);
-    Limits { connections: Some(256), patience: second, lifetime: Some(second), farewell: Farewell::within(GRACE) }
+    Limits { connections: Some(256), head: second, lifetime: Some(second), ..Limits::of_clients(Farewell::within(GRACE)) }
 }
+
+/// Operators come to it, by whom neither certificates nor load balancers are configured.
+const ADMIN: &str = "admin";
 
 /// The public sockets, and who of them is answered on.
 #[derive(Debug)]
 pub(crate) struct Held {
     after: Option<Duration>,
+    gate: Gate,
     connections: ConnectionMetrics,
     answers: IntCounterVec,
     sockets: Vec<Socket>,
@@ -66,9 +70,10 @@ struct Vacancy {
 }
 
 impl Held {
-    /// Duplicates of the public sockets; `after` is `[supervisor] held_answer_after`.
+    /// Duplicates of the public sockets; `after` is `[supervisor] held_answer_after`. Clients come by the same `gate` as to those who should accept.
     pub(crate) fn new(
         after: Option<Duration>,
+        gate: Gate,
         metrics: &Metrics,
         connections: &ConnectionMetrics,
         sockets: Vec<(&'static str, OwnedFd)>,
@@ -78,7 +83,7 @@ impl Held {
             let _zero = answers.with_label_values(&[name]);
         }
         let sockets = sockets.into_iter().map(|(name, fd)| Socket { name, fd, vacancy: None }).collect();
-        Self { after, connections: connections.clone(), answers, sockets }
+        Self { after, gate, connections: connections.clone(), answers, sockets }
     }
 
     /// The names of the sockets.
@@ -117,14 +122,15 @@ impl Held {
         let Socket { name, fd, .. } = &self.sockets[i];
         let (name, fd, shutdown) = (*name, fd.try_clone(), vacancy.answering.clone());
         let (connections, answers) = (self.connections.clone(), self.answers.with_label_values(&[name]));
-        let begun = Arc::clone(&vacancy.begun);
+        let gate = if name == ADMIN { Gate::default() } else { self.gate.clone() };
+        let (begun, terms) = (Arc::clone(&vacancy.begun), Terms { limits: limits(), gate });
         move || {
             if begun.swap(true, Ordering::Relaxed) {
                 return;
             }
             let started = fd.and_then(|fd| {
                 let named = thread::Builder::new().name(format!("held-{name}"));
-                named.spawn(move || run(name, fd, connections, answers, &shutdown))
+                named.spawn(move || run(name, fd, terms, connections, answers, &shutdown))
             });
             match started {
                 Ok(_) => tracing::info!(listener = name, "nobody accepts; clients are told to come back"),
@@ -142,7 +148,7 @@ impl Drop for Vacancy {
 }
 
 /// The thread: until `shutdown` drains.
-fn run(name: &'static str, fd: OwnedFd, connections: ConnectionMetrics, answers: IntCounter, shutdown: &Shutdown) {
+fn run(name: &'static str, fd: OwnedFd, terms: Terms, connections: ConnectionMetrics, answers: IntCounter, shutdown: &Shutdown) {
     // It works as well without.
     let _refused = setpriority_process(None, NICENESS);
     let served = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
@@ -154,7 +160,7 @@ fn run(name: &'static str, fd: OwnedFd, connections: ConnectionMetrics, answers:
                 tokio::time::sleep(GRACE).await;
             };
             tokio::select! {
-                () = serve_within(limits(), name, listener, router, connections, shutdown.clone(), Pulse::default()) => {}
+                () = serve_within(terms, name, listener, router, connections, shutdown.clone(), Pulse::default()) => {}
                 () = overrun => {}
             }
             Ok(())

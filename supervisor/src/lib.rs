@@ -39,7 +39,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
-use gatehouse_chassis::{Process, exit::Fatal};
+use gatehouse_chassis::{Process, connections::Gate, exit::Fatal};
 
 pub use config::{Config, Limits};
 pub use dump::run_helper;
@@ -111,8 +111,10 @@ async fn open(process: Process, config: Config, before: Option<&mut Before>) -> 
         Records { output: output.clone(), ledger: ledger.clone() },
     )?;
     process.inherited(|inherited| inherited.insert("local", control_socket));
-    process.serve_local_to_the_end(|routes| routes.add_service(control.into_server()))?;
-    let held = Held::new(config.held_answer_after, process.metrics(), process.connections(), sockets.public()?);
+    let keys = control.signer_keys(config.path.clone());
+    process.serve_local_to_the_end(|routes| routes.add_service(keys).add_service(control.into_server()))?;
+    let gate = Gate::of(&process, &config.connections)?;
+    let held = Held::new(config.held_answer_after, gate, process.metrics(), process.connections(), sockets.public()?);
     let launcher = Launcher::new(&config, binaries, lanes, sockets, redis, notifications.path().to_owned(), output);
 
     // from here on there is no way back but by the driver

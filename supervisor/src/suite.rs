@@ -9,6 +9,7 @@ mod adopt;
 mod answers;
 mod changes;
 mod drain;
+mod edge;
 mod hang;
 mod held;
 mod jobs;
@@ -59,6 +60,7 @@ use crate::{
     watch::Attention,
 };
 use answers::Answers;
+use edge::Conversation;
 use jobs::Jobs;
 use paths::Paths;
 use slot::Slot;
@@ -90,6 +92,8 @@ pub(crate) struct Suite {
     slots: Vec<Slot>,
     exits: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32, Ended)>>,
     answers: Option<Answers>,
+    /// What the edge is asked for an operator.
+    conversation: Conversation,
     /// Dumps of hung children that are being written.
     dumps: FuturesUnordered<LocalBoxFuture<'static, (SlotId, u32, Option<PathBuf>)>>,
     /// Processes that no slot has a place for, on their way out.
@@ -131,6 +135,7 @@ enum Wake {
     Answered(SlotId, u32),
     Said(u32, Vec<Word>),
     Order(Box<Order>),
+    Heard,
     Dumped(SlotId, u32, Option<PathBuf>),
     Prepared(Result<Next, String>),
     Time,
@@ -152,6 +157,7 @@ impl Suite {
             slots: Vec::new(),
             exits: FuturesUnordered::new(),
             answers: None,
+            conversation: Conversation::default(),
             dumps: FuturesUnordered::new(),
             left_over: FuturesUnordered::new(),
             attention: Attention::new(begun),
@@ -211,7 +217,8 @@ impl Suite {
                 Wake::Dumped(id, generation, dump) => self.dumped(id, generation, dump),
                 Wake::Prepared(next) => self.prepared(next).await,
                 Wake::Time => self.tick(),
-                Wake::Look | Wake::Paths => {}
+                // What follows from it, the settling below finds.
+                Wake::Heard | Wake::Look | Wake::Paths => {}
                 Wake::Drain => self.begin_drain(),
                 Wake::Abort => self.abort(),
             }
@@ -235,6 +242,7 @@ impl Suite {
             (id, generation) = Answers::next(&mut self.answers) => Wake::Answered(id, generation),
             Some((id, generation, dump)) = self.dumps.next() => Wake::Dumped(id, generation, dump),
             Some(()) = self.left_over.next() => Wake::Time,
+            () = self.conversation.heard() => Wake::Heard,
             next = prepared(&mut self.next) => Wake::Prepared(next),
             never = self.pulse.idle() => never,
             said = self.parts.notifications.next() => said.map_or_else(|error| {

@@ -10,7 +10,9 @@ pub use postgres::PostgresServer;
 pub use redis::RedisServer;
 
 use std::{
-    path::PathBuf,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
     process::{Child, Command},
     time::{Duration, Instant},
 };
@@ -26,6 +28,12 @@ pub fn eventually(what: &str, bound: Duration, mut is_so: impl FnMut() -> bool) 
         // Between two questions, not instead of one.
         std::thread::park_timeout(Duration::from_millis(5));
     }
+}
+
+/// A file for its owner's eyes alone, as private keys must be.
+pub fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// The program of that name on the PATH or where Debian keeps PostgreSQL's.
@@ -52,6 +60,11 @@ impl Server {
     fn kill9(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
     }
 
     fn assert_running(&mut self, what: &str) {

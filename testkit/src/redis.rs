@@ -9,6 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::{START, Server, eventually, program};
@@ -86,6 +87,16 @@ impl RedisServer {
         self.server.kill9();
     }
 
+    /// SIGSTOP: it hangs, and its connections stay.
+    pub fn pause(&self) {
+        self.server.signal(Signal::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.server.signal(Signal::SIGCONT);
+    }
+
     /// Starts it again on the same data and the same socket.
     pub fn restart(&mut self) {
         self.server = spawn(self.dir.path(), self.port);
@@ -95,8 +106,13 @@ impl RedisServer {
     /// Runs one command as a foreign client would, with arguments of any bytes. The reply in its textual form: `+OK`, `:1`, the bytes of a bulk string, `$-1` for
     /// none, elements of an array on lines of their own.
     pub fn run<A: AsRef<[u8]>>(&self, arguments: &[A]) -> String {
+        self.run_with(PASSWORD, arguments)
+    }
+
+    /// The same with another password than it was started with.
+    pub fn run_with<A: AsRef<[u8]>>(&self, password: &str, arguments: &[A]) -> String {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
-        let mut request = encode(&[b"AUTH".as_slice(), PASSWORD.as_bytes()]);
+        let mut request = encode(&[b"AUTH".as_slice(), password.as_bytes()]);
         request.extend(encode(arguments));
         stream.write_all(&request).unwrap();
         let mut replies = BufReader::new(stream);

@@ -95,6 +95,14 @@ impl Scratch {
         fs::write(&path, content).unwrap();
         path
     }
+
+    /// The same for its owner's eyes alone, as private keys must be.
+    #[must_use]
+    pub fn write_private(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.write(name, content);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
 }
 
 impl Default for Scratch {

@@ -45,13 +45,16 @@ async fn the_signer_key_must_be_there_and_be_one() {
     check("not set", suite().unset("signer", "private_key_pem_path"), &[variable]).await;
     check("missing", suite().env(variable, "/nonexistent/key.pem"), &[variable, "/nonexistent/key.pem"]).await;
     let scratch = gatehouse_tests::Scratch::new();
-    let garbage = scratch.write("garbage.pem", "not a key");
+    let open = scratch.write("open.pem", "not a key");
+    std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    check("others may read it", suite().env(variable, open.display()), &[variable, "open.pem has mode 06", "chmod 600"]).await;
+    let garbage = scratch.write_private("garbage.pem", "not a key");
     check("garbage", suite().env(variable, garbage.display()), &[variable, "garbage.pem", "Ed25519"]).await;
     // An EC key is PKCS#8 too.
     let ec = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgevZzL1gdAFr88hb2\n\
               OF/2NxApJCzGCEDdfSp6VQO30hyhRANCAAQRWz+jn65BtOMvdyHKcvjBeBSDZH2r\n1RTwjmYSi9R/zpBnuQ4EiMnCqfMPWiZqB4QdbAd0E7oH50VpuZ1P087G\n\
               -----END PRIVATE KEY-----\n";
-    let ec = scratch.write("ec.pem", ec);
+    let ec = scratch.write_private("ec.pem", ec);
     check("another kind of key", suite().env(variable, ec.display()), &[variable, "ec.pem", "Ed25519"]).await;
 }
 
@@ -202,10 +205,25 @@ fn the_sample_configuration_is_accepted_as_it_is_and_with_every_key_uncommented(
         let text = text.replace("\ncontrol_group = \"gatehouse\"", "\ncontrol_group = \"root\"");
         let text = text.replace("\noperators = [\"alice\", \"group:ops\"]", "\noperators = [\"root\", \"group:root\"]");
         let scratch = prepared.scratch.path();
+        let pair = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        prepared.scratch.write("tls.pem", pair.cert.pem());
+        prepared.scratch.write("tls.key", pair.signing_key.serialize_pem());
+        std::fs::set_permissions(scratch.join("tls.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        // Anybody's certificate will do for the CA: none is verified here.
+        let tls = [("certificate", "tls.pem"), ("private_key", "tls.key"), ("client_ca", "tls.pem")];
         let mut lines: Vec<String> = Vec::new();
         for line in text.lines() {
-            let path = line.split_once(" = ").map(|(key, _)| key).filter(|key| key.ends_with("_file") || key.ends_with("_pem_path"));
+            if let Some((key, file)) = tls.iter().find(|(key, _)| line.split_once(" = ").is_some_and(|(given, _)| given == *key)) {
+                lines.push(format!("{key} = \"{}/{file}\"", scratch.display()));
+                continue;
+            }
+            let path = line
+                .split_once(" = ")
+                .map(|(key, _)| key)
+                .filter(|key| key.ends_with("_file") || key.ends_with("_pem_path") || *key == "directory");
             match path {
+                // In place of the path of one key, never beside it.
+                Some("directory") => {}
                 Some("private_key_pem_path") => lines.push(format!("private_key_pem_path = \"{}/signer.pem\"", scratch.display())),
                 Some("url_file") => {
                     prepared.scratch.write("url", "postgres://gatehouse@localhost/gatehouse");

@@ -26,8 +26,8 @@ async fn a_reservation_lives_as_long_as_its_request_could_be_fresh() {
     suite.execute(&request).await.unwrap();
     let key = format!("gateway:replay:{}:{}", device.session, request.request_id);
     let left = number(&mut redis, &["PTTL", &key]);
-    // A timestamp five minutes ahead stays fresh for ten.
-    assert!((595_000..=602_000).contains(&left), "{left} ms");
+    // A timestamp five minutes ahead stays fresh for ten, and ten seconds longer on a clock that is so far behind.
+    assert!((595_000..=610_000).contains(&left), "{left} ms");
     let refused = device.command("nobody.knows", "x");
     suite.execute(&refused).await.unwrap_err();
     let mut forged = device.command("demo.echo", "x");

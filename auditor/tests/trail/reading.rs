@@ -1,6 +1,8 @@
 //! Listing, verification, and what they find after somebody changed the tables.
 
-use gatehouse_auditor::{metrics::AuditorMetrics, reading, trail::Trail};
+use std::time::{Duration, Instant};
+
+use gatehouse_auditor::{catch_up::CatchUp, metrics::AuditorMetrics, reading, trail::Trail};
 use gatehouse_chassis::{audit, metrics::Metrics};
 use gatehouse_migrations::{Connection, on};
 use gatehouse_proto::internal::v1::{AuditRecord, ListAuditRequest, VerifyAuditRequest, audit_trail_server::AuditTrail as _};
@@ -8,7 +10,7 @@ use sqlx::raw_sql;
 use tonic::{Code, Request};
 
 use crate::{
-    house::{House, numbered},
+    house::{House, STREAM, numbered},
     on_both,
 };
 
@@ -18,6 +20,7 @@ on_both!(
     the_tables_refuse_every_change,
     listing_pages_and_filters,
     the_service_checks_limits_and_answers,
+    a_listing_holds_what_was_recorded_before_it_was_asked_for,
 );
 
 /// Forty records, all written.
@@ -117,9 +120,44 @@ async fn listing_pages_and_filters(house: &mut House) {
     assert!(refused.is_err(), "a connection for reading cannot write");
 }
 
+async fn service(house: &House) -> Trail {
+    let stream = CatchUp::new(house.redis().await, STREAM.to_owned());
+    Trail::new(house.database(), stream, AuditorMetrics::new(&Metrics::new("auditor", 0)))
+}
+
+async fn a_listing_holds_what_was_recorded_before_it_was_asked_for(house: &mut House) {
+    filled(house).await;
+    let trail = service(house).await;
+    let newest = async |before_seq| {
+        let request = ListAuditRequest { limit: 1, before_seq, ..ListAuditRequest::default() };
+        trail.list(Request::new(request)).await.unwrap().into_inner().records.remove(0)
+    };
+    // Nobody writes: what there is, rather than nothing.
+    house.append(numbered(40..41));
+    let begun = Instant::now();
+    assert_eq!(newest(40).await.seq, 39, "pages behind the first are written for long");
+    assert_eq!(newest(0).await.seq, 40);
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+    let auditor = house.auditor().await;
+    for n in 41..91 {
+        house.append(numbered(n..n + 1));
+        let (action, mut begun) = (format!("n.{n}"), Instant::now());
+        let mut row = newest(0).await;
+        // A listing gives up when the machine stood still for longer than it waits; otherwise it holds the record at once.
+        while row.record.as_ref().unwrap().action != action && begun.elapsed() >= Duration::from_millis(900) {
+            begun = Instant::now();
+            row = newest(0).await;
+        }
+        assert_eq!((row.seq, row.record.unwrap().action), (i64::try_from(n).unwrap() + 1, action));
+    }
+    auditor.drain().await;
+    house.redis.kill9();
+    assert_eq!(newest(0).await.seq, 91, "without Redis as well");
+}
+
 async fn the_service_checks_limits_and_answers(house: &mut House) {
     filled(house).await;
-    let trail = Trail::new(house.database(), AuditorMetrics::new(&Metrics::new("auditor", 0)));
+    let trail = service(house).await;
     let list = async |limit| trail.list(Request::new(ListAuditRequest { limit, ..ListAuditRequest::default() })).await;
     assert_eq!(list(0).await.unwrap().get_ref().records.len(), 40);
     assert_eq!(list(1).await.unwrap().get_ref().records[0].seq, 40);

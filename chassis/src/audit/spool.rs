@@ -1,8 +1,13 @@
 //! A queue of byte records in one file: what a process could not hand over before it died is there at its next start.
 //!
-//! Each record is its length and its CRC-32, 4 little-endian bytes each, and its bytes. [`Spool::append`] returns when they are on disk. A record cut short by
-//! a crash was never acknowledged; it is cut off at the next start. Records read again after a crash were handed over already: the reader must
+//! Each record is its length and its CRC-32, 4 little-endian bytes each, and its bytes. [`Spool::append`] returns when all that it was given is on disk. Records
+//! that a crash cut short were never acknowledged; they are cut off at the next start. Records read again after a crash were handed over already: the reader must
 //! know how to drop repeats.
+//!
+//! What was passed over gives its blocks back now and then, so that a long queue which is read and appended to at once has no more than its bound on the disk. From
+//! then on the file begins with a mark, in the place of a record, that says where the first one is.
+//!
+//! Some room ahead of the last record is taken from the disk in advance, as far as the file system knows how: [`Spool::room`] is a promise also when the disk fills up.
 //!
 //! A file belongs to the one process that has it locked. When a component is replaced, its next generation opens its spool while the last one still drains
 //! and writes: it takes a file of its own, and takes in what nobody holds any more. What the last one leaves when it ends later than that, and what a slot that is no
@@ -16,9 +21,21 @@ use std::{
 };
 
 use anyhow::Context as _;
+use rustix::fs::{FallocateFlags, fallocate};
 
 const HEADER_LEN: usize = 8;
 const HEADER: u64 = HEADER_LEN as u64;
+/// A length that no record has: what follows is where the first record is, 8 little-endian bytes.
+const MARK: u32 = u32::MAX;
+const MARK_LEN: usize = HEADER_LEN + 8;
+/// What a probe writes.
+const PROBE: usize = 4096;
+/// Bytes passed over before their blocks are given back.
+const RECLAIM: u64 = 1 << 20;
+/// Bytes taken from the disk ahead of the last record, while there is none and while there are some: then records come here, as many as are in flight.
+const AHEAD: [u64; 2] = [256 << 10, 16 << 20];
+/// Holes begin behind the block that holds the mark.
+const BLOCK: u64 = 4096;
 /// Processes of one slot that may have a spool at once. Two is common.
 const GENERATIONS: u32 = 8;
 
@@ -29,6 +46,12 @@ pub(super) struct Spool {
     front: u64,
     end: u64,
     max: u64,
+    /// Up to where blocks were given back.
+    reclaimed: u64,
+    /// Up to where the disk holds blocks for us; `None` where the file system does not know how.
+    allocated: Option<u64>,
+    /// The last write failed, and none has succeeded since.
+    failing: bool,
 }
 
 impl Spool {
@@ -47,7 +70,11 @@ impl Spool {
                 (Some(_), None) => {}
             }
         }
-        own.with_context(|| format!("every spool of {name} in {} belongs to another process", dir.display()))
+        let mut own = own.with_context(|| format!("every spool of {name} in {} belongs to another process", dir.display()))?;
+        // The file's name must survive a power cut as what is in it does.
+        File::open(dir).and_then(|dir| dir.sync_all()).with_context(|| format!("sync {}", dir.display()))?;
+        own.allocate();
+        Ok(own)
     }
 
     /// Takes in what stands in the files of any slot of `component` that nobody has. What was handed over before its process died is handed over again.
@@ -74,8 +101,10 @@ impl Spool {
             Err(TryLockError::Error(error)) => return Err(error),
         }
         let length = file.metadata()?.len();
-        let mut spool = Self { file, front: 0, end: length, max };
-        let mut whole = 0;
+        let mut spool = Self { file, front: 0, end: length, max, reclaimed: 0, allocated: Some(length), failing: false };
+        spool.front = spool.marked()?;
+        spool.reclaimed = spool.front;
+        let mut whole = spool.front;
         while let Some(record) = spool.read(whole)? {
             whole += HEADER + record.len() as u64;
         }
@@ -83,19 +112,20 @@ impl Spool {
             tracing::warn!(spool = %path.display(), bytes = length - whole, "cut off a record that a crash left half-written");
             spool.file.set_len(whole)?;
         }
-        spool.end = whole;
+        (spool.end, spool.allocated) = (whole, Some(whole));
         Ok(Some(spool))
     }
 
     /// Moves the records of another file behind its own. What does not fit stays where it is, until a later start.
     fn take_in(&mut self, left: &Self) -> io::Result<()> {
-        if left.is_empty() || self.end + left.end > self.max {
+        if left.is_empty() || self.len() + left.len() > self.max {
             return Ok(());
         }
         let mut chunk = vec![0; 64 << 10];
         let mut copied = 0;
-        while copied < left.end {
-            let length = left.file.read_at(&mut chunk, copied)?;
+        while copied < left.len() {
+            let wanted = usize::try_from(left.len() - copied).unwrap_or(usize::MAX).min(chunk.len());
+            let length = left.file.read_at(&mut chunk[..wanted], left.front + copied)?;
             if length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -104,6 +134,7 @@ impl Spool {
         }
         self.file.sync_data()?;
         self.end += copied;
+        self.allocate();
         left.file.set_len(0)
     }
 
@@ -116,47 +147,139 @@ impl Spool {
         self.end - self.front
     }
 
-    /// Appends one record and waits for the disk. On an error nothing was appended.
-    pub(super) fn append(&mut self, record: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(record.len()).map_err(io::Error::other)?;
-        let end = self.end + HEADER + u64::from(length);
-        if end > self.max {
+    /// Bytes that can be appended for certain, frames included; none while writes fail.
+    pub(super) fn room(&self) -> u64 {
+        let bound = self.max.saturating_sub(self.len());
+        let on_disk = self.allocated.map_or(u64::MAX, |allocated| allocated.saturating_sub(self.end));
+        if self.failing { 0 } else { bound.min(on_disk) }
+    }
+
+    /// What a record of that length takes.
+    pub(super) const fn framed(length: usize) -> u64 {
+        HEADER + length as u64
+    }
+
+    /// Appends records and waits for the disk, once for all of them. On an error none was appended.
+    pub(super) fn append(&mut self, records: &[Vec<u8>]) -> io::Result<()> {
+        let mut framed = Vec::with_capacity(records.iter().map(|record| record.len() + HEADER_LEN).sum());
+        for record in records {
+            let length = u32::try_from(record.len()).map_err(io::Error::other)?;
+            framed.extend_from_slice(&length.to_le_bytes());
+            framed.extend_from_slice(&crc32fast::hash(record).to_le_bytes());
+            framed.extend_from_slice(record);
+        }
+        if self.len() + framed.len() as u64 > self.max {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the spool is full"));
         }
-        let mut framed = Vec::with_capacity(record.len() + HEADER_LEN);
-        framed.extend_from_slice(&length.to_le_bytes());
-        framed.extend_from_slice(&crc32fast::hash(record).to_le_bytes());
-        framed.extend_from_slice(record);
-        let written = self.file.write_all_at(&framed, self.end).and_then(|()| self.file.sync_data());
-        match written {
-            Ok(()) => self.end = end,
+        self.write(&framed)?;
+        self.end += framed.len() as u64;
+        self.allocate();
+        Ok(())
+    }
+
+    /// Finds out whether what failed works again: whether the disk has room, and takes a write. [`Spool::room`] says so.
+    pub(super) fn probe(&mut self) {
+        // What nobody takes for a record, should we die here.
+        if self.failing
+            && let Err(error) = self.write(&[0xff; PROBE]).and_then(|()| self.cut_behind_the_end())
+        {
+            tracing::debug!(%error, "the disk takes no audit records");
+        }
+        self.allocate();
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let written = self.file.write_all_at(bytes, self.end).and_then(|()| self.file.sync_data());
+        self.failing = written.is_err();
+        if self.failing {
             // What is there of it would look like a record at the next start.
-            Err(_) => self.file.set_len(self.end)?,
+            self.cut_behind_the_end()?;
         }
         written
     }
 
-    /// The oldest record, if any.
-    pub(super) fn front(&self) -> io::Result<Option<Vec<u8>>> {
-        self.read(self.front)
-    }
-
-    /// Passes over the oldest record. It stays in the file until [`Spool::clear`].
-    pub(super) fn pop_front(&mut self) -> io::Result<()> {
-        if let Some(record) = self.front()? {
-            self.front += HEADER + record.len() as u64;
-        }
+    fn cut_behind_the_end(&mut self) -> io::Result<()> {
+        self.file.set_len(self.end)?;
+        self.allocated = self.allocated.map(|_| self.end);
+        self.allocate();
         Ok(())
     }
 
-    /// Empties the file once everything was passed over.
-    pub(super) fn clear(&mut self) -> io::Result<()> {
-        if self.is_empty() && self.end > 0 {
+    /// Takes blocks from the disk for the next records, or as many as there are. [`Spool::room`] says how many.
+    fn allocate(&mut self) {
+        let Some(allocated) = self.allocated else { return };
+        let wanted = AHEAD[usize::from(!self.is_empty())].min(self.max.saturating_sub(self.len()));
+        let mut ahead = wanted;
+        while ahead >= BLOCK && allocated < self.end + ahead.div_ceil(2) {
+            match fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.end, ahead) {
+                Ok(()) => return self.allocated = Some(self.end + ahead),
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => return self.allocated = None,
+                Err(_) => ahead /= 2,
+            }
+        }
+        if ahead < wanted {
+            tracing::debug!(bytes = wanted, "the disk has no such room for the audit spool");
+        }
+    }
+
+    /// The oldest records, of about `bytes` together, at least one if there is any, and what they take. An error when the disk does not give back what it was given.
+    pub(super) fn front(&self, bytes: u64) -> io::Result<(Vec<Vec<u8>>, u64)> {
+        let (mut records, mut at) = (Vec::new(), self.front);
+        while at < self.end && at - self.front < bytes {
+            let record = self.read(at)?.ok_or(io::ErrorKind::InvalidData)?;
+            at += Self::framed(record.len());
+            records.push(record);
+        }
+        Ok((records, at - self.front))
+    }
+
+    /// Passes over so many bytes of the oldest records, as [`Spool::front`] told them; empties the file when those were all.
+    pub(super) fn pass(&mut self, bytes: u64) -> io::Result<()> {
+        self.front = (self.front + bytes).min(self.end);
+        if !self.is_empty() {
+            return self.reclaim();
+        }
+        if self.end > 0 {
             self.file.set_len(0)?;
             self.file.sync_data()?;
-            (self.front, self.end) = (0, 0);
+            (self.front, self.end, self.reclaimed) = (0, 0, 0);
+            self.allocated = self.allocated.map(|_| 0);
+            self.allocate();
         }
         Ok(())
+    }
+
+    fn reclaim(&mut self) -> io::Result<()> {
+        if self.front - self.reclaimed < RECLAIM {
+            return Ok(());
+        }
+        let front = self.front.to_le_bytes();
+        let mut mark = [0; MARK_LEN];
+        mark[..4].copy_from_slice(&MARK.to_le_bytes());
+        mark[4..HEADER_LEN].copy_from_slice(&crc32fast::hash(&front).to_le_bytes());
+        mark[HEADER_LEN..].copy_from_slice(&front);
+        self.file.write_all_at(&mark, 0)?;
+        self.file.sync_data()?;
+        // One that keeps its blocks is larger than need be, and whole.
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if let Err(error) = fallocate(&self.file, hole, BLOCK, self.front - BLOCK) {
+            tracing::debug!(%error, "the audit spool keeps the blocks of what was handed over");
+        }
+        self.reclaimed = self.front;
+        Ok(())
+    }
+
+    /// Where the mark says that the first record is; the beginning without one.
+    fn marked(&self) -> io::Result<u64> {
+        if self.end < MARK_LEN as u64 {
+            return Ok(0);
+        }
+        let (mut head, mut front) = ([0; HEADER_LEN], [0; 8]);
+        self.file.read_exact_at(&mut head, 0)?;
+        self.file.read_exact_at(&mut front, HEADER)?;
+        let [l0, l1, l2, l3, c0, c1, c2, c3] = head;
+        let is_mark = u32::from_le_bytes([l0, l1, l2, l3]) == MARK && u32::from_le_bytes([c0, c1, c2, c3]) == crc32fast::hash(&front);
+        Ok(if is_mark { u64::from_le_bytes(front).min(self.end) } else { 0 })
     }
 
     fn read(&self, at: u64) -> io::Result<Option<Vec<u8>>> {
@@ -176,6 +299,16 @@ impl Spool {
     }
 }
 
+impl Drop for Spool {
+    /// Gives the room ahead back.
+    fn drop(&mut self) {
+        if self.allocated.is_some_and(|allocated| allocated > self.end) {
+            // Its blocks are lost to nobody: whoever opens the file next has them.
+            let _kept = self.file.set_len(self.end);
+        }
+    }
+}
+
 /// `edge-0.spool`, `edge-0.1.spool`.
 fn belongs_to(file: &str, component: &str) -> bool {
     let slot = file.strip_suffix(".spool").and_then(|slot| slot.strip_prefix(component)?.strip_prefix('-'));
@@ -183,97 +316,4 @@ fn belongs_to(file: &str, component: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn drain(spool: &mut Spool) -> Vec<Vec<u8>> {
-        let mut records = Vec::new();
-        while let Some(record) = spool.front().unwrap() {
-            records.push(record);
-            spool.pop_front().unwrap();
-        }
-        records
-    }
-
-    #[test]
-    fn records_survive_a_restart_in_order_until_they_are_cleared() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = || Spool::open(dir.path(), "edge-0", 1 << 20).unwrap();
-        let mut spool = open();
-        spool.append(b"one").unwrap();
-        spool.append(b"").unwrap();
-        spool.append(b"three").unwrap();
-        spool.pop_front().unwrap();
-        drop(spool);
-        let mut spool = open();
-        assert_eq!(drain(&mut spool), [&b"one"[..], b"", b"three"], "passed over is not cleared");
-        spool.clear().unwrap();
-        spool.append(b"four").unwrap();
-        drop(spool);
-        assert_eq!(drain(&mut open()), [b"four"]);
-    }
-
-    #[test]
-    fn a_record_that_a_crash_cut_short_anywhere_is_cut_off() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("edge-0.spool");
-        let mut spool = Spool::open(dir.path(), "edge-0", 1 << 20).unwrap();
-        spool.append(b"whole").unwrap();
-        let kept = spool.len();
-        spool.append(b"torn").unwrap();
-        drop(spool);
-        let whole = fs::read(&path).unwrap();
-        for cut in kept..whole.len() as u64 {
-            fs::write(&path, &whole[..usize::try_from(cut).unwrap()]).unwrap();
-            let mut spool = Spool::open(dir.path(), "edge-0", 1 << 20).unwrap();
-            spool.append(b"next").unwrap();
-            assert_eq!(drain(&mut spool), [&b"whole"[..], b"next"], "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn a_full_spool_refuses_and_keeps_what_it_has() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(dir.path(), "s", 20).unwrap();
-        spool.append(b"12345").unwrap();
-        assert_eq!(spool.append(b"too much").unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert_eq!(drain(&mut spool), [b"12345"]);
-    }
-
-    #[test]
-    fn a_generation_that_drains_and_the_next_one_do_not_share_a_file_and_the_one_after_has_the_records_of_both() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = |max| Spool::open(dir.path(), "edge-0", max).unwrap();
-        let (mut old, mut new) = (open(1 << 20), open(1 << 20));
-        old.append(b"old").unwrap();
-        new.append(b"new").unwrap();
-        old.append(b"old, too").unwrap();
-        drop(old);
-        drop(new);
-        assert_eq!(drain(&mut open(30)), [&b"old"[..], b"old, too"], "what does not fit stays where it is");
-        assert_eq!(drain(&mut open(1 << 20)), [&b"old"[..], b"old, too", b"new"]);
-        assert_eq!(drain(&mut open(1 << 20)).len(), 3, "moved, not copied");
-    }
-
-    #[test]
-    fn what_others_of_the_component_left_is_taken_in_once_and_what_somebody_has_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let spool = |name: &str, record: &[u8]| {
-            let mut spool = Spool::open(dir.path(), name, 1 << 20).unwrap();
-            spool.append(record).unwrap();
-            spool
-        };
-        let mut own = spool("pusher-0", b"own");
-        let held = spool("pusher-1", b"held");
-        drop((spool("pusher-2", b"left"), spool("edge-0", b"edge")));
-        for _ in 0..2 {
-            own.sweep(dir.path(), "pusher").unwrap();
-        }
-        assert_eq!(drain(&mut own), [&b"own"[..], b"left"]);
-        drop(held);
-        own.sweep(dir.path(), "pusher").unwrap();
-        assert_eq!(drain(&mut own), [b"held"]);
-        assert_eq!(drain(&mut Spool::open(dir.path(), "edge-0", 1 << 20).unwrap()), [b"edge"]);
-        assert!(belongs_to("pusher-1.7.spool", "pusher") && !belongs_to("pusher-x.spool", "pusher") && !belongs_to("pusher-1", "pusher"));
-    }
-}
+mod tests;

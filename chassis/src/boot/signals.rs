@@ -1,7 +1,7 @@
 //! What signals do to a process of ours.
 //!
 //! The first SIGTERM or SIGINT drains, the second aborts. SIGHUP, SIGUSR1, SIGUSR2 and SIGALRM, which log rotation, other servers' habits and stray timers
-//! send, would end a process that says nothing of them; here they do nothing, for there is nothing to reload. Where a terminal stands for somebody who
+//! send, would end a process that says nothing of them; here they do nothing: `gatehouse reload` answers with a verdict. Where a terminal stands for somebody who
 //! watches, SIGHUP says that they are gone, and drains; never more than that, for a terminal that closes may say it twice.
 //!
 //! They are handled rather than ignored: what is ignored stays so in whatever a process executes.
@@ -46,7 +46,7 @@ pub(super) fn watch(process: &Process, ends_with_terminal: bool) -> io::Result<(
                             shutdown.drain();
                         }
                     } else if is_first {
-                        tracing::info!(signal = name, "signal; ignored, for there is nothing to reload");
+                        tracing::info!(signal = name, "signal; ignored: `gatehouse reload` reads the configuration again");
                     }
                     continue;
                 }

@@ -15,9 +15,11 @@ use super::{
 pub use key::Key;
 
 /// Every section of the file, whoever owns it: a misspelled section is refused by all.
-const SECTIONS: [&str; 18] = [
+const SECTIONS: [&str; 24] = [
     "suite",
     "listen",
+    "connections",
+    "tls",
     "redis",
     "database",
     "shutdown",
@@ -27,13 +29,17 @@ const SECTIONS: [&str; 18] = [
     "signer",
     "sessions",
     "limits",
+    "limit",
     "push",
     "auditor",
     "spool",
     "auth",
+    "overload",
     "backend",
     "command",
     "route",
+    "http",
+    "tracing",
 ];
 
 /// Sections inside a section, `[limits.edge]`: who reads the outer one does not own them.
@@ -210,6 +216,12 @@ impl<'a> Section<'a> {
             }
         };
         Section { reader: &mut *self.reader, name: path, table, asked: Vec::new() }
+    }
+
+    /// Whether it stands in the file, be it without any key.
+    #[must_use]
+    pub fn is_present(&self) -> bool {
+        self.table.line != 0
     }
 
     /// Notes a problem with a key that was read, at its place in the file, for checks that span keys.

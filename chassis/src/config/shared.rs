@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Config, Reader, RedisAddr, Secret};
+use super::{Config, Reader, RedisAddr, Secret, TracingConfig};
 
 /// What every process knows of the suite.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct Shared {
     pub log: LogConfig,
     /// `[sentry]`.
     pub sentry: SentryConfig,
+    /// `[tracing]`.
+    pub tracing: TracingConfig,
 }
 
 impl Config for Shared {
@@ -60,8 +62,9 @@ impl Config for Shared {
         spool.finish();
         let log = LogConfig::read(reader);
         let sentry = SentryConfig::read(reader);
+        let tracing = TracingConfig::read(reader);
         let (redis, database) = (redis?, database?);
-        Some(Self { state_dir, runtime_dir, pushers, redis, database, migrate_on_start, budgets, spool_max_bytes, log, sentry })
+        Some(Self { state_dir, runtime_dir, pushers, redis, database, migrate_on_start, budgets, spool_max_bytes, log, sentry, tracing })
     }
 }
 
@@ -249,6 +252,10 @@ pub struct LogConfig {
     pub level: tracing::Level,
     /// `LOG_FORMAT`: json or text; by default json unless stderr is a terminal.
     pub format: Option<LogFormat>,
+    /// `slow_request`: what takes as long is told at info, as what failed is. `None`: nothing is slow.
+    pub slow_request: Option<Duration>,
+    /// `request_lines_per_second`: how many slow and failed requests are told at info in a second.
+    pub request_lines_per_second: u32,
 }
 
 impl LogConfig {
@@ -256,8 +263,10 @@ impl LogConfig {
         let mut section = reader.section("log");
         let level = section.key("level").env("LOG_LEVEL").or(Level(tracing::Level::INFO)).0;
         let format = section.key("format").env("LOG_FORMAT").optional();
+        let slow_request = Some(section.key("slow_request").duration(Duration::from_secs(1))).filter(|slow| !slow.is_zero());
+        let request_lines_per_second = section.key("request_lines_per_second").or(10);
         section.finish();
-        Self { level, format }
+        Self { level, format, slow_request, request_lines_per_second }
     }
 }
 

@@ -3,15 +3,16 @@
 use std::{io, net::SocketAddr, os::fd::AsRawFd as _, sync::Arc};
 
 use nix::{errno::Errno, libc};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
-use super::lent::Stream;
+use super::{lent::Stream, tls::Secured};
 use crate::sockets::Listener;
 
 /// More than most have.
 const FEW_GROUPS: usize = 32;
 
-/// Who is at the other end; an extension of every request. `None` on local sockets.
+/// Who is at the other end, by what a trusted load balancer says (`[connections] proxy_protocol_from`), else by the socket; an extension of every request. `None`
+/// on local sockets.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub Option<SocketAddr>);
 
@@ -34,16 +35,41 @@ pub struct Credentials {
 pub(super) struct Caller {
     pub(super) peer: Peer,
     pub(super) credentials: Option<Credentials>,
+    pub(super) secured: Option<Secured>,
+}
+
+/// Where the bytes come from.
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Resolves when something can be read.
+    pub(super) async fn heard(&self) {
+        // An error is told to whoever reads.
+        let _readable = match self {
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+        };
+    }
+
+    pub(super) fn into_stream(self) -> Box<dyn Stream> {
+        match self {
+            Self::Tcp(stream) => Box::new(stream),
+            Self::Unix(stream) => Box::new(stream),
+        }
+    }
 }
 
 /// Waits for the next one.
-pub(super) async fn accept(listener: &Listener) -> io::Result<(Box<dyn Stream>, Caller)> {
+pub(super) async fn accept(listener: &Listener) -> io::Result<(Socket, Caller)> {
     match listener {
         Listener::Tcp(listener) => {
             let (stream, peer) = listener.accept().await?;
             // Small answers must not wait for the acknowledgement of the last one.
             stream.set_nodelay(true)?;
-            Ok((Box::new(stream), Caller { peer: Peer(Some(peer)), credentials: None }))
+            Ok((Socket::Tcp(stream), Caller { peer: Peer(Some(peer)), credentials: None, secured: None }))
         }
         Listener::Unix(listener) => {
             let stream = listener.accept().await?.0;
@@ -51,7 +77,7 @@ pub(super) async fn accept(listener: &Listener) -> io::Result<(Box<dyn Stream>, 
             let credentials = stream.peer_cred().ok();
             let credentials =
                 credentials.map(|peer| Credentials { pid: peer.pid(), uid: peer.uid(), gid: peer.gid(), groups: groups_of(&stream) });
-            Ok((Box::new(stream), Caller { peer: Peer(None), credentials }))
+            Ok((Socket::Unix(stream), Caller { peer: Peer(None), credentials, secured: None }))
         }
     }
 }

@@ -17,18 +17,12 @@
 //! is not the later of the two. And what it wrote behind its acknowledgement is waited for ([`pong`](super::pong)).
 //! The turns are spread so that ten thousand clients do not come back in the same instant (`HAProxy`: `close-spread-time`).
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
-use http::Version;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::traffic::Traffic;
 use crate::backoff::random_unit;
 
 /// A new connection with its verified subscription costs about so much; no more are sent away at once.
@@ -96,45 +90,13 @@ impl Notice {
     }
 }
 
-/// What happens on one connection.
-#[derive(Debug, Default)]
-pub(super) struct Traffic {
-    notice: Notice,
-    /// Requests whose answers have not ended.
-    open: AtomicUsize,
-    is_http2: AtomicBool,
-    changed: Notify,
-}
-
 impl Traffic {
-    pub(super) const fn notice(&self) -> &Notice {
-        &self.notice
-    }
-
-    pub(super) fn is_http2(&self) -> bool {
-        self.is_http2.load(Ordering::Relaxed)
-    }
-
-    /// One more request, until the guard is dropped.
-    pub(super) fn begin(self: &Arc<Self>, version: Version) -> Open {
-        self.open.fetch_add(1, Ordering::SeqCst);
-        self.is_http2.store(version == Version::HTTP_2, Ordering::Relaxed);
-        self.tell();
-        Open(Arc::clone(self))
-    }
-
-    fn tell(&self) {
-        if self.notice.is_given() {
-            self.changed.notify_one();
-        }
-    }
-
     /// Resolves when there is no better moment to close the connection. Call it after the notice was given.
     pub(super) async fn quiet(&self, farewell: &Farewell) {
         let since = Instant::now();
         let mut stirred = false;
         loop {
-            let open = self.open.load(Ordering::SeqCst);
+            let open = self.open();
             // A request that comes after this look leaves its mark for `notified`.
             if self.is_http2() {
                 if open == 0 && stirred || tokio::time::timeout_at(since + farewell.grace, self.changed.notified()).await.is_err() {
@@ -151,27 +113,10 @@ impl Traffic {
     }
 }
 
-/// An open request.
-#[derive(Debug)]
-pub(super) struct Open(Arc<Traffic>);
-
-impl Open {
-    /// Whether its answer is the connection's last.
-    pub(super) fn is_last(&self, version: Version) -> bool {
-        version < Version::HTTP_2 && self.0.notice.is_given()
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if self.0.open.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.tell();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::Version;
+
     use super::*;
 
     const BUDGET: Duration = Duration::from_secs(5);
@@ -196,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_idle_http1_connection_is_quiet_only_after_the_grace_and_each_request_begins_it_anew() {
-        let (farewell, traffic) = (Farewell::within(Duration::from_secs(1)), Arc::<Traffic>::default());
+        let (farewell, traffic) = (Farewell::within(Duration::from_secs(1)), Traffic::new());
         traffic.notice().give();
         let asks_again = async {
             tokio::time::sleep(farewell.grace / 2).await;
@@ -212,7 +157,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_http2_connection_is_quiet_when_no_request_is_open_and_at_the_latest_after_the_grace() {
-        let (farewell, traffic) = (Farewell::within(Duration::from_mins(1)), Arc::<Traffic>::default());
+        let (farewell, traffic) = (Farewell::within(Duration::from_mins(1)), Traffic::new());
         traffic.notice().give();
         let (first, second) = (traffic.begin(Version::HTTP_2), traffic.begin(Version::HTTP_2));
         let begun = Instant::now();
@@ -230,7 +175,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_idle_http2_connection_is_quiet_right_after_its_next_request() {
-        let (farewell, traffic) = (Farewell::within(Duration::from_mins(1)), Arc::<Traffic>::default());
+        let (farewell, traffic) = (Farewell::within(Duration::from_mins(1)), Traffic::new());
         drop(traffic.begin(Version::HTTP_2));
         traffic.notice().give();
         let asks_again = async {

@@ -3,48 +3,36 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
-    net::{TcpStream, UnixStream},
     sync::oneshot,
     time::timeout,
 };
 
-use super::pong::Pong;
+use super::{pong::Pong, traffic::Traffic};
 
-/// A socket of either family.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {
-    /// Whether something can be read.
-    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-}
+/// A socket of either family, or what is encrypted on one.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl Stream for TcpStream {
-    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
-    }
-}
-
-impl Stream for UnixStream {
-    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
-    }
-}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Dropped, it goes back to who lent it.
 pub(super) struct Lent {
     stream: Option<Box<dyn Stream>>,
     back: Option<oneshot::Sender<Box<dyn Stream>>>,
     pong: Pong,
+    traffic: Arc<Traffic>,
 }
 
 impl Lent {
-    pub(super) fn new(stream: Box<dyn Stream>, pong: Pong) -> (Self, oneshot::Receiver<Box<dyn Stream>>) {
+    pub(super) fn new(stream: Box<dyn Stream>, pong: Pong, traffic: &Arc<Traffic>) -> (Self, oneshot::Receiver<Box<dyn Stream>>) {
         let (back, returned) = oneshot::channel();
-        (Self { stream: Some(stream), back: Some(back), pong }, returned)
+        (Self { stream: Some(stream), back: Some(back), pong, traffic: Arc::clone(traffic) }, returned)
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut dyn Stream>> {
@@ -68,18 +56,29 @@ impl AsyncRead for Lent {
         }
         let before = buf.filled().len();
         let read = self.stream()?.poll_read(cx, buf)?;
-        self.pong.pass(&mut buf.filled_mut()[before..]);
+        let this = &mut *self;
+        if buf.filled().len() > before {
+            this.traffic.heard();
+            this.pong.pass(&mut buf.filled_mut()[before..], &this.traffic);
+        }
+        if this.traffic.is_hostile() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         if read.is_pending() { self.pong.poll_due(cx, buf).map(Ok) } else { Poll::Ready(Ok(())) }
     }
 }
 
 impl AsyncWrite for Lent {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream()?.poll_write(cx, buf)
+        let written = self.stream()?.poll_write(cx, buf);
+        self.traffic.wrote(written.is_ready());
+        written
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        self.stream()?.poll_write_vectored(cx, bufs)
+        let written = self.stream()?.poll_write_vectored(cx, bufs);
+        self.traffic.wrote(written.is_ready());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -87,7 +86,9 @@ impl AsyncWrite for Lent {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream()?.poll_flush(cx)
+        let flushed = self.stream()?.poll_flush(cx);
+        self.traffic.wrote(flushed.is_ready());
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

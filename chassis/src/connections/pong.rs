@@ -17,6 +17,11 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+use super::{
+    flood::{Flood, Head},
+    traffic::Traffic,
+};
+
 /// What a client of HTTP/2 says first (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEADER: usize = 9;
@@ -37,6 +42,7 @@ pub(super) struct Pong {
     held: Option<Pin<Box<Sleep>>>,
     /// So much of it has been handed on.
     given: usize,
+    flood: Flood,
 }
 
 /// What the next byte belongs to.
@@ -59,14 +65,14 @@ impl Place {
 }
 
 impl Pong {
-    /// Holds it back for so long; not at all, if that is zero.
-    pub(super) const fn after(delay: Duration) -> Self {
+    /// Holds it back for so long, and counts frames; neither, if that is zero.
+    pub(super) fn after(delay: Duration) -> Self {
         let place = if delay.is_zero() { Place::Elsewhere } else { Place::Preface(0) };
-        Self { delay, place, in_block: false, held: None, given: 0 }
+        Self { delay, place, in_block: false, held: None, given: 0, flood: Flood::new() }
     }
 
     /// What was just read. Hides the acknowledgement, if it is there in one piece, which it is unless somebody cut it up on purpose.
-    pub(super) fn pass(&mut self, mut read: &mut [u8]) {
+    pub(super) fn pass(&mut self, mut read: &mut [u8], traffic: &Traffic) {
         while !read.is_empty() {
             let taken = match &mut self.place {
                 Place::Elsewhere => return,
@@ -93,6 +99,10 @@ impl Pong {
                     if *have == HEADER {
                         let header = *bytes;
                         self.in_block = leaves_block_open(self.in_block, header);
+                        if !self.flood.bears(head(header), traffic) {
+                            traffic.condemn();
+                            return;
+                        }
                         self.place = behind(header);
                     }
                     taken
@@ -135,9 +145,16 @@ impl Pong {
     }
 }
 
-fn behind(header: [u8; HEADER]) -> Place {
+fn head(header: [u8; HEADER]) -> Head {
     let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
-    if length == 0 { Place::BOUNDARY } else { Place::Payload(length) }
+    Head { kind: header[TYPE], flags: header[TYPE + 1], length }
+}
+
+fn behind(header: [u8; HEADER]) -> Place {
+    match head(header).length {
+        0 => Place::BOUNDARY,
+        length => Place::Payload(length),
+    }
 }
 
 fn leaves_block_open(before: bool, header: [u8; HEADER]) -> bool {
@@ -194,9 +211,9 @@ mod tests {
             let mut pong = Pong::after(SHORT);
             let mut read = sent.clone();
             let (one, other) = read.split_at_mut(cut);
-            pong.pass(one);
+            pong.pass(one, &Traffic::new());
             assert!(!is_due(&mut pong), "it was not there");
-            pong.pass(other);
+            pong.pass(other, &Traffic::new());
             assert_eq!((&read, due(&mut pong).await), (&expected, PONG.to_vec()), "{cut}");
             assert!(!is_due(&mut pong), "once");
         }
@@ -206,13 +223,13 @@ mod tests {
     async fn it_comes_later_and_not_into_the_middle_of_a_frame() {
         let begin = [&PREFACE[..], &PONG].concat();
         let mut pong = Pong::after(Duration::from_mins(10));
-        pong.pass(&mut begin.clone());
+        pong.pass(&mut begin.clone(), &Traffic::new());
         assert!(!is_due(&mut pong), "not yet");
         let mut pong = Pong::after(SHORT);
-        pong.pass(&mut [&begin, &SETTINGS[..4]].concat());
+        pong.pass(&mut [&begin, &SETTINGS[..4]].concat(), &Traffic::new());
         sleep(SHORT * 2).await;
         assert!(!is_due(&mut pong), "in the middle");
-        pong.pass(&mut SETTINGS[4..].to_vec());
+        pong.pass(&mut SETTINGS[4..].to_vec(), &Traffic::new());
         assert_eq!(due(&mut pong).await, PONG);
     }
 
@@ -220,12 +237,12 @@ mod tests {
     async fn it_does_not_come_between_a_request_s_headers_and_their_continuation() {
         let frame = |kind, flags| [0, 0, 0, kind, flags, 0, 0, 0, 1];
         let mut pong = Pong::after(SHORT);
-        pong.pass(&mut [&PREFACE[..], &PONG, &frame(1, 1)].concat());
+        pong.pass(&mut [&PREFACE[..], &PONG, &frame(1, 1)].concat(), &Traffic::new());
         sleep(SHORT * 2).await;
         assert!(!is_due(&mut pong));
-        pong.pass(&mut frame(9, 0).to_vec());
+        pong.pass(&mut frame(9, 0).to_vec(), &Traffic::new());
         assert!(!is_due(&mut pong));
-        pong.pass(&mut frame(9, 4).to_vec());
+        pong.pass(&mut frame(9, 4).to_vec(), &Traffic::new());
         assert_eq!(due(&mut pong).await, PONG);
     }
 
@@ -234,7 +251,7 @@ mod tests {
         let mut pong = Pong::after(SHORT);
         let sent = [b"PRI * HTTP/1.1\r\n\r\n", &PONG[..]].concat();
         let mut read = sent.clone();
-        pong.pass(&mut read);
+        pong.pass(&mut read, &Traffic::new());
         assert_eq!(read, sent);
     }
 }

@@ -1,50 +1,107 @@
+//! The listener as clients see it, from raw bytes.
+
+mod heads;
+mod hostile;
+mod places;
+mod secured;
+mod wire;
+
 use std::{net::SocketAddr, time::Instant};
 
-use axum::routing::{get, post};
+use axum::{
+    Extension,
+    body::{Body, Bytes},
+    routing::{get, post},
+};
+use http::Request;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UnixStream},
+    net::{TcpListener, TcpStream},
     sync::Semaphore,
+    time::timeout,
 };
 
 use super::*;
+use crate::metrics::Metrics;
 
-const LONG: Duration = Duration::from_mins(10);
 const SHORT: Duration = Duration::from_millis(20);
 const BUDGET: Duration = Duration::from_secs(5);
-
-#[tokio::test]
-async fn a_connection_on_which_nothing_comes_is_not_kept() {
-    let (mut client, server) = UnixStream::pair().unwrap();
-    assert!(!heard(&server, SHORT).await, "silent for too long");
-    client.write_all(b"G").await.unwrap();
-    assert!(heard(&server, LONG).await);
-}
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// A limit that no test reaches.
+const LONG: Duration = Duration::from_mins(10);
 
 /// A listener that answers `pong` to `/ping`, and to `/slow` once it may.
 struct Inn {
     address: SocketAddr,
     shutdown: Shutdown,
     may_answer: Arc<Semaphore>,
+    counts: ConnectionMetrics,
+}
+
+/// Without end.
+fn large() -> Body {
+    let chunk = Bytes::from(vec![b'x'; 64 << 10]);
+    Body::from_stream(futures_util::stream::repeat_with(move || Ok::<_, std::convert::Infallible>(chunk.clone())))
+}
+
+/// Who asks, as the service sees them.
+async fn who(Extension(Peer(peer)): Extension<Peer>, secured: Option<Extension<Secured>>) -> String {
+    let client = secured.map(|Extension(secured)| secured.client.map_or_else(|| "nobody".to_owned(), |client| client.to_string()));
+    format!("{} {}", peer.unwrap().ip(), client.unwrap_or_else(|| "plain".to_owned()))
 }
 
 impl Inn {
     async fn open() -> Self {
+        Self::within(Limits::of_clients(Farewell::within(BUDGET))).await
+    }
+
+    async fn within(limits: Limits) -> Self {
+        Self::on(limits, |_| Gate::default()).await
+    }
+
+    async fn on(limits: Limits, gate: impl FnOnce(&ConnectionMetrics) -> Gate) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::default());
         let may_answer = Arc::new(Semaphore::new(0));
-        let gate = Arc::clone(&may_answer);
+        let bell = Arc::clone(&may_answer);
         let slow = async move || {
-            gate.acquire().await.unwrap().forget();
+            bell.acquire().await.unwrap().forget();
             "late"
         };
-        let router = Router::new().route("/ping", get(async || "pong")).route("/slow", get(slow)).route("/unread", post(async || "no"));
-        let metrics = ConnectionMetrics::new(&Metrics::new("test", 0));
-        shutdown.spawn(
-            "inn",
-            serve("inn", Listener::Tcp(listener), router, metrics, Farewell::within(BUDGET), shutdown.clone(), Pulse::default()),
-        );
-        Self { address, shutdown, may_answer }
+        let router = Router::new()
+            .route("/ping", get(async || "pong"))
+            .route("/slow", get(slow))
+            .route("/large", get(async || large()))
+            .route("/who", get(who))
+            .route("/unread", post(async || "no"))
+            .route("/read", post(async |body: Bytes| body.len().to_string()));
+        let counts = ConnectionMetrics::new(&Metrics::new("test", 0));
+        let terms = Terms { limits, gate: gate(&counts) };
+        shutdown
+            .spawn("inn", serve_within(terms, "inn", Listener::Tcp(listener), router, counts.clone(), shutdown.clone(), Pulse::default()));
+        Self { address, shutdown, may_answer, counts }
+    }
+
+    fn refused(&self, reason: &str) -> u64 {
+        self.counts.refused.with_label_values(&["inn", reason]).get()
+    }
+
+    /// Waits until so many were refused for that reason.
+    async fn refuses(&self, reason: &str, count: u64) {
+        let counted = async {
+            while self.refused(reason) < count {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, counted).await.unwrap_or_else(|_| panic!("{reason}: {} of {count}", self.refused(reason)));
+    }
+
+    /// Whoever comes next is served.
+    async fn serves(&self) {
+        let mut guest = self.guest().await;
+        guest.ask("/ping").await;
+        guest.answer("pong").await;
     }
 
     async fn guest(&self) -> Guest {
@@ -77,6 +134,18 @@ impl Guest {
             read.push(byte[0]);
         }
         String::from_utf8(read).unwrap()
+    }
+
+    async fn write(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.unwrap();
+    }
+
+    /// Everything until the connection ends, in whichever way.
+    async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        // A reset is an end, too.
+        let _ended = timeout(PATIENCE, self.0.read_to_end(&mut rest)).await.expect("an end");
+        rest
     }
 
     async fn end(&mut self) {

@@ -1,17 +1,16 @@
 //! Follows a stream from a position on, without a group: every process sees every entry.
 
+mod ledger;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use gatehouse_proto::ids::StreamId;
-use redis::{
-    FromRedisValue as _, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
-    cmd, pipe,
-};
+use redis::{FromRedisValue as _, Value, aio::ConnectionLike, cmd, pipe};
 
-use super::{Redis, RedisError, StreamInfo};
+use super::{Connection, Redis, RedisError, StreamInfo};
 use crate::backoff::Backoff;
+use ledger::{Ledger, Verdict};
 
 /// How long one read waits for entries. Also how fresh the horizon of an idle stream is.
 const BLOCK_MS: u64 = 1000;
@@ -53,8 +52,10 @@ pub struct Batch {
     pub horizon: StreamId,
     /// The stream was found emptied, or to have lost its newest entries, since the last batch; reading has begun again from its start.
     pub wiped: bool,
-    /// Entries up to this id may have been removed before they were read; `entries` come after. Seen on a new connection and in silence.
+    /// Entries up to this id may have been removed before they were read; `entries` come after.
     pub trimmed: Option<StreamId>,
+    /// Nothing more was there to be read.
+    pub caught_up: bool,
     /// The value of the watched key after the read, if there is a key and it is there; see [`Tail::watching`].
     pub watched: Option<Bytes>,
 }
@@ -68,10 +69,11 @@ pub struct Tail {
     horizon: StreamId,
     watched_key: Option<String>,
     count: usize,
+    ledger: Ledger,
     // Noticed, and not yet told.
     wiped: bool,
     trimmed: Option<StreamId>,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Connection>,
     backoff: Backoff,
     failed: bool,
 }
@@ -87,6 +89,7 @@ impl Tail {
             horizon: position,
             watched_key: None,
             count: FIRST_COUNT,
+            ledger: Ledger::default(),
             wiped: false,
             trimmed: None,
             connection: None,
@@ -107,7 +110,7 @@ impl Tail {
     #[must_use]
     pub fn patience(&self) -> Duration {
         let config = &self.redis.config;
-        BACKOFF + config.connect_timeout + Duration::from_millis(BLOCK_MS) + config.command_timeout * 6
+        BACKOFF + config.connect_timeout + Duration::from_millis(BLOCK_MS) + config.command_timeout * 4
     }
 
     /// The next entries, or an empty batch after about a second of silence; on a new connection at once. After an error, the next call waits
@@ -124,37 +127,33 @@ impl Tail {
     }
 
     async fn read(&mut self) -> Result<Batch, RedisError> {
-        let fresh = self.connection.is_none();
+        let mut block = self.connection.is_some();
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.redis.dedicated().await?,
         };
-        if fresh {
-            self.look_for_loss(&mut connection).await?;
-            self.redis.revive().await;
+        if !block {
+            // The shared connection is made anew, if it must be, by a command of ours rather than by a client's.
+            self.redis.is_connected().await;
         }
-        let mut read = pipe();
-        read.cmd("TIME").cmd("XREAD").arg("COUNT").arg(self.count);
-        if !fresh {
-            read.arg("BLOCK").arg(BLOCK_MS);
-        }
-        read.arg("STREAMS").arg(&self.stream).arg(self.position.to_string());
-        match &self.watched_key {
-            Some(key) => read.cmd("GET").arg(key),
-            None => read.cmd("ECHO").arg(""),
+        let (read, verdict) = loop {
+            let read = self.ask(&mut connection, block).await?;
+            let after = read.entries.last().map_or(self.position, |last| last.id);
+            match self.ledger.judge(self.position, read.entries.len(), after, &read.info) {
+                // What came of it may not be all of it.
+                Verdict::Replaced => (self.wiped, self.position, self.ledger, block) = (true, StreamId::ZERO, Ledger::default(), false),
+                verdict => break (read, verdict),
+            }
         };
-        let bound = Duration::from_millis(BLOCK_MS) + self.redis.config.command_timeout;
-        let answer = read.query_async::<(Value, Value, Value)>(&mut connection);
-        let (time, streams, watched) = tokio::time::timeout(bound, answer).await.map_err(|_| RedisError::Timeout(bound))??;
-        let entries = read_entries(streams).ok_or(RedisError::Unexpected("XREAD"))?;
-        // An emptied stream looks like a silent one; ask.
-        if entries.is_empty() && !fresh {
-            self.look_for_loss(&mut connection).await?;
+        // From here on nothing waits or fails: what is told is told whole.
+        let Read { entries, info, time_ms, watched } = read;
+        if verdict == Verdict::Lost {
+            self.trimmed = Some(entries.first().map_or(info.trimmed_up_to().max(self.position), |first| first.id.previous()));
+            self.position = self.position.max(info.trimmed_up_to());
         }
         // Whatever had an id of an earlier millisecond than TIME was there to be read, unless the read was full.
         let full = entries.len() >= self.count;
-        let known = if full { StreamId::ZERO } else { StreamId::just_before(milliseconds(&time)?.saturating_sub(CLOCK_SLACK_MS)) };
-        // From here on nothing waits or fails: what is told is told whole.
+        let known = if full { StreamId::ZERO } else { StreamId::just_before(time_ms.saturating_sub(CLOCK_SLACK_MS)) };
         if let Some(last) = entries.last() {
             self.position = last.id;
             self.count = count_for(&entries);
@@ -163,24 +162,42 @@ impl Tail {
         self.connection = Some(connection);
         let watched = if self.watched_key.is_some() { bulk(watched) } else { None };
         let (wiped, trimmed) = (std::mem::take(&mut self.wiped), self.trimmed.take());
-        Ok(Batch { entries, horizon: self.horizon, wiped, trimmed, watched })
+        Ok(Batch { entries, horizon: self.horizon, wiped, trimmed, caught_up: !full, watched })
     }
 
-    /// A stream whose newest id is older than what was read from it is another stream. One whose entries behind what was read are gone has lost some.
-    async fn look_for_loss(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let bound = self.redis.config.command_timeout;
-        let info = tokio::time::timeout(bound, stream_info(connection, &self.stream));
-        let info = info.await.map_err(|_| RedisError::Timeout(bound))??;
-        if info.last_generated < self.position {
-            self.wiped = true;
-            self.position = StreamId::ZERO;
+    /// Reads, and asks in the same round trip how the stream stands after that.
+    async fn ask(&self, connection: &mut Connection, block: bool) -> Result<Read, RedisError> {
+        let mut read = pipe();
+        read.cmd("TIME").cmd("XREAD").arg("COUNT").arg(self.count);
+        if block {
+            read.arg("BLOCK").arg(BLOCK_MS);
         }
-        if info.is_trimmed(self.position) {
-            self.position = info.trimmed_up_to();
-            self.trimmed = Some(self.position);
-        }
-        Ok(())
+        read.arg("STREAMS").arg(&self.stream).arg(self.position.to_string());
+        read.cmd("XINFO").arg("STREAM").arg(&self.stream);
+        match &self.watched_key {
+            Some(key) => read.cmd("GET").arg(key),
+            None => read.cmd("ECHO").arg(""),
+        };
+        let bound = Duration::from_millis(BLOCK_MS) + self.redis.config.command_timeout;
+        // One by one, for a stream that does not exist is no reason to fail.
+        let answers = connection.req_packed_commands(&read, 0, 4);
+        let answers = tokio::time::timeout(bound, answers).await.map_err(|_| RedisError::Timeout(bound))??;
+        let [time, streams, info, watched] = <[Value; 4]>::try_from(answers).map_err(|_| RedisError::Unexpected("XREAD"))?;
+        Ok(Read {
+            entries: read_entries(streams.extract_error()?).ok_or(RedisError::Unexpected("XREAD"))?,
+            info: info_of(info.extract_error())?,
+            time_ms: milliseconds(&time.extract_error()?)?,
+            watched: watched.extract_error()?,
+        })
     }
+}
+
+/// What came of one question.
+struct Read {
+    entries: Vec<Entry>,
+    info: StreamInfo,
+    time_ms: u64,
+    watched: Value,
 }
 
 /// How many entries of the size of these make a read.
@@ -240,7 +257,10 @@ fn bulk(value: Value) -> Option<Bytes> {
 }
 
 pub(super) async fn stream_info(connection: &mut (impl ConnectionLike + Send), stream: &str) -> Result<StreamInfo, RedisError> {
-    let answer: redis::RedisResult<Value> = cmd("XINFO").arg("STREAM").arg(stream).query_async(connection).await;
+    info_of(cmd("XINFO").arg("STREAM").arg(stream).query_async(connection).await)
+}
+
+fn info_of(answer: redis::RedisResult<Value>) -> Result<StreamInfo, RedisError> {
     let fields = match answer {
         Ok(Value::Array(fields)) => fields,
         Ok(_) => return Err(RedisError::Unexpected("XINFO")),

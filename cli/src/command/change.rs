@@ -1,4 +1,4 @@
-//! `gatehouse restart`, `stop`, `start`, `scale`, `upgrade`: asks the supervisor for one change and, unless told otherwise, waits for what comes of it.
+//! `gatehouse restart`, `stop`, `start`, `scale`, `upgrade`, `reload`, and what is done to routes and circuits: asks the supervisor for one change and, unless told otherwise, waits for what comes of it.
 
 mod follow;
 mod verdict;
@@ -14,7 +14,10 @@ use clap::{Args, value_parser};
 use gatehouse_chassis::ipc::Channel;
 use gatehouse_proto::{
     control::{CLAIMED_USER, MAX_INSTANCES, MAX_REASON_BYTES},
-    internal::v1::{ChangeRequest, ChangesRequest, Scale, Upgrade, VerdictRequest, change_request, supervisor_client::SupervisorClient},
+    internal::v1::{
+        BreakerReset, ChangeRequest, ChangesRequest, Reload, RouteSwitch, Scale, Upgrade, VerdictRequest, change_request,
+        supervisor_client::SupervisorClient,
+    },
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -66,8 +69,9 @@ pub struct FromWhere {
     how: How,
 }
 
+/// How a change is asked for.
 #[derive(Debug, Args)]
-struct How {
+pub struct How {
     /// Why, for the audit trail and whoever asks `gatehouse why`
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
@@ -132,6 +136,22 @@ impl Order {
     pub fn upgrade(FromWhere { directory, how }: FromWhere) -> Result<Self, Failure> {
         let directory = directory.map(|directory| read_path(&directory)).transpose()?.unwrap_or_default();
         Ok(Self { what: "upgrade".to_owned(), change: change_request::Change::Upgrade(Upgrade { directory }), how })
+    }
+
+    /// The configuration file, read again.
+    pub fn reload(how: How) -> Self {
+        Self { what: "reload".to_owned(), change: change_request::Change::Reload(Reload {}), how }
+    }
+
+    /// A route out of service, or back.
+    pub fn switch_route(name: String, enabled: bool, how: How) -> Self {
+        let what = format!("route {} {name}", if enabled { "enable" } else { "disable" });
+        Self { what, change: change_request::Change::SwitchRoute(RouteSwitch { name, enabled }), how }
+    }
+
+    /// A circuit closed.
+    pub fn reset_breaker(backend: String, how: How) -> Self {
+        Self { what: format!("breaker reset {backend}"), change: change_request::Change::ResetBreaker(BreakerReset { backend }), how }
     }
 }
 

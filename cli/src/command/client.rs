@@ -1,5 +1,6 @@
 //! `gatehouse client`: the reference client at the command line.
 
+mod bench;
 mod exec;
 mod keygen;
 mod publish;
@@ -13,10 +14,10 @@ use std::{
 use clap::{Args, Subcommand};
 use tonic::transport::Channel;
 
+use gatehouse_client::{Device, Keyring, NoKeys, Origin, Trust, key};
 use gatehouse_proto::{gateway::v1::gateway_client::GatewayClient, keys::PublicKey};
 
 use crate::{
-    client::{self, Device, Keyring, NoKeys, Origin, key},
     failure::Failure,
     output::Output,
     place::{Door, Place},
@@ -34,6 +35,8 @@ pub enum ClientCommand {
     Exec(exec::Exec),
     /// Open the session's event stream and verify every event
     Subscribe(subscribe::Subscription),
+    /// Put a load of signed commands on the gateway, and say how it answered
+    Bench(bench::Bench),
     /// Publish an event to a user's devices, as a business service does: into the client event stream in Redis
     Publish(publish::Event),
 }
@@ -56,14 +59,26 @@ struct Party {
     /// The public HTTP listener, asked for the gateway's public keys [default: of the suite on this machine]
     #[arg(long, value_name = "URL", conflicts_with = "gateway_key")]
     http: Option<Origin>,
+    /// Who may vouch for listeners behind https://, PEM certificates [default: whom this machine trusts]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
 /// A device with its way to the gateway.
 struct Line {
     device: Device,
     gateway: GatewayClient<Channel>,
+    endpoint: Origin,
+    trust: Trust,
     keyring: Keyring,
     keys_from: Option<Origin>,
+}
+
+impl ClientCommand {
+    /// Whether it has more to do than one processor can.
+    pub const fn is_load(&self) -> bool {
+        matches!(self, Self::Bench(_))
+    }
 }
 
 pub async fn run(command: ClientCommand, config: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
@@ -71,6 +86,7 @@ pub async fn run(command: ClientCommand, config: Option<&Path>, output: &mut Out
         ClientCommand::Keygen(destination) => keygen::keygen(&destination, output),
         ClientCommand::Exec(exec) => exec::exec(exec, config, output).await,
         ClientCommand::Subscribe(subscription) => subscribe::subscribe(subscription, config, output).await,
+        ClientCommand::Bench(bench) => bench::bench(bench, config, output).await,
         ClientCommand::Publish(event) => publish::publish(event, config, output).await,
     }
 }
@@ -78,17 +94,22 @@ pub async fn run(command: ClientCommand, config: Option<&Path>, output: &mut Out
 impl Party {
     async fn dial(self, config: Option<&Path>) -> Result<Line, Failure> {
         let device = Device::new(self.session, key::read(&self.key)?);
+        let trust = self.ca.map_or(Ok(Trust::System), |file| Trust::of_file(&file)).map_err(anyhow::Error::from)?;
         let endpoint = origin(self.endpoint, config, Door::Grpc).await?;
-        let gateway = client::connect(&endpoint, PATIENCE).await;
-        let gateway = gateway.map_err(|error| Failure::Unreachable(format!("the gateway is not reachable: {error:#}")))?;
+        let gateway = connect(&endpoint, &trust).await?;
         let (keyring, keys_from) = if let Some(key) = self.gateway_key {
             ([key].into_iter().collect(), None)
         } else {
             let http = origin(self.http, config, Door::Http).await?;
-            (fetch_keys(&http).await?, Some(http))
+            (fetch_keys(&http, &trust).await?, Some(http))
         };
-        Ok(Line { device, gateway, keyring, keys_from })
+        Ok(Line { device, gateway, endpoint, trust, keyring, keys_from })
     }
+}
+
+async fn connect(endpoint: &Origin, trust: &Trust) -> Result<GatewayClient<Channel>, Failure> {
+    let gateway = gatehouse_client::connect(endpoint, trust, PATIENCE).await;
+    gateway.map_err(|error| Failure::Unreachable(format!("the gateway is not reachable: {error:#}")))
 }
 
 async fn origin(given: Option<Origin>, config: Option<&Path>, door: Door) -> Result<Origin, Failure> {
@@ -98,8 +119,8 @@ async fn origin(given: Option<Origin>, config: Option<&Path>, door: Door) -> Res
     }
 }
 
-async fn fetch_keys(http: &Origin) -> Result<Keyring, Failure> {
-    client::public_keys(http, PATIENCE).await.map_err(|error| match error {
+async fn fetch_keys(http: &Origin, trust: &Trust) -> Result<Keyring, Failure> {
+    gatehouse_client::public_keys(http, trust, PATIENCE).await.map_err(|error| match error {
         NoKeys::Unreachable { .. } => Failure::Unreachable(format!("{:#}", anyhow::Error::from(error))),
         NoKeys::Unusable { .. } => Failure::Failed(error.into()),
     })
@@ -109,7 +130,7 @@ impl Line {
     /// Asks once more for the gateway's keys: it may have changed them since. Nothing changes when they were given by hand.
     async fn refresh_keys(&mut self) -> Result<(), Failure> {
         if let Some(http) = &self.keys_from {
-            self.keyring = fetch_keys(http).await?;
+            self.keyring = fetch_keys(http, &self.trust).await?;
         }
         Ok(())
     }

@@ -20,8 +20,8 @@ use tonic::{Code, Request, Response, Status, service::Routes, transport::Server}
 use gatehouse_proto::{
     control::CLAIMED_USER,
     internal::v1::{
-        ChangeRequest, ChangeResponse, ChangeStatus, ChangesRequest, ChangesResponse, Scale, Step, Target, Upgrade, VerdictRequest,
-        VerdictResponse, change_request,
+        BreakerReset, ChangeRequest, ChangeResponse, ChangeStatus, ChangesRequest, ChangesResponse, Reload, RouteSwitch, Scale, Step,
+        Target, Upgrade, VerdictRequest, VerdictResponse, change_request,
         supervisor_server::{Supervisor, SupervisorServer},
     },
 };
@@ -169,6 +169,13 @@ async fn each_command_asks_for_its_change() {
         (vec!["start", "pusher/1"], change_request::Change::Start(target("pusher", Some(1)))),
         (vec!["scale", "pusher", "4"], change_request::Change::Scale(Scale { component: "pusher".into(), instances: 4 })),
         (vec!["upgrade"], change_request::Change::Upgrade(Upgrade::default())),
+        (vec!["reload"], change_request::Change::Reload(Reload {})),
+        (
+            vec!["route", "disable", "orders.*"],
+            change_request::Change::SwitchRoute(RouteSwitch { name: "orders.*".into(), enabled: false }),
+        ),
+        (vec!["route", "enable", "/shop"], change_request::Change::SwitchRoute(RouteSwitch { name: "/shop".into(), enabled: true })),
+        (vec!["breaker", "reset", "orders"], change_request::Change::ResetBreaker(BreakerReset { backend: "orders".into() })),
         (vec!["upgrade", "--from", binaries.to_str().unwrap()], change_request::Change::Upgrade(Upgrade { directory })),
     ];
     for (arguments, change) in cases {

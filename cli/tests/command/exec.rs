@@ -19,7 +19,7 @@ use crate::{
     status,
 };
 
-type Touch = fn(&mut ExecuteCommandResponse);
+pub type Touch = fn(&mut ExecuteCommandResponse);
 
 /// Answers by echoing, signed by a key, after a last touch.
 struct Play {
@@ -59,14 +59,15 @@ impl Gateway for Play {
     }
 }
 
-struct Scene {
-    stage: Stage,
-    endpoint: String,
-    key: String,
+/// A device, and a gateway that it may speak to.
+pub struct Scene {
+    pub stage: Stage,
+    pub endpoint: String,
+    pub key: String,
 }
 
 impl Scene {
-    async fn new(touch: Touch, refusal: Option<Status>) -> Self {
+    pub async fn new(touch: Touch, refusal: Option<Status>) -> Self {
         let mut stage = Stage::new();
         let key = stage.path("device.pem").to_str().unwrap().to_owned();
         let made = stage.call(&["client", "keygen", "--out", &key]).await;
@@ -159,7 +160,7 @@ async fn without_flags_the_running_suite_is_found_and_tells_its_keys() {
 }
 
 /// One answer to one HTTP request.
-async fn keys_server(body: String) -> String {
+pub async fn keys_server(body: String) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -6,11 +6,11 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use gatehouse_chassis::{
     ipc::{self, Channel},
     members::Members,
-    redis::Redis,
+    redis::{Redis, Standing},
 };
 use serde_json::{Value, json};
 
-use crate::relay::Pushers;
+use crate::{relay::Pushers, trail::Trail};
 
 /// How long each may take to answer.
 const BOUND: Duration = Duration::from_secs(1);
@@ -24,6 +24,7 @@ pub(crate) struct Dependencies {
     pub(crate) auditor: Channel,
     pub(crate) pushers: Arc<Pushers>,
     pub(crate) members: Members,
+    pub(crate) trail: Trail,
     /// Which edge this is.
     pub(crate) instance: u32,
 }
@@ -34,11 +35,11 @@ impl Dependencies {
     pub(crate) async fn report(&self, draining: bool) -> (bool, Value) {
         let serving = !draining || self.members.stays("edge", self.instance);
         let (redis, database, pusher) = tokio::join!(self.redis(), ipc::is_serving(&self.auditor, DATABASE, BOUND), self.any_pusher());
-        Found { serving, redis, database, pusher }.report()
+        Found { serving, redis, database, pusher, trail: self.trail.takes_records() }.report()
     }
 
-    async fn redis(&self) -> bool {
-        tokio::time::timeout(BOUND, self.redis.is_connected()).await.unwrap_or(false)
+    async fn redis(&self) -> Standing {
+        tokio::time::timeout(BOUND, self.redis.standing()).await.unwrap_or(Standing::Disconnected)
     }
 
     /// One that serves is enough: streams move to it.
@@ -52,19 +53,24 @@ impl Dependencies {
 #[expect(clippy::struct_excessive_bools, reason = "each is a thing of its own that is there or not")]
 struct Found {
     serving: bool,
-    redis: bool,
+    redis: Standing,
     database: bool,
     pusher: bool,
+    trail: bool,
 }
 
 impl Found {
     fn report(&self) -> (bool, Value) {
-        let Self { serving, redis, database, pusher } = *self;
-        let ready = serving && redis && database && pusher;
+        let Self { serving, redis, database, pusher, trail } = *self;
+        let ready = serving && redis == Standing::Connected && database && pusher && trail;
         let connected = |up| if up { "connected" } else { "disconnected" };
         let is_ready = |up| if up { "ready" } else { "not_ready" };
-        let report =
-            json!({"status": is_ready(ready), "database": connected(database), "redis": connected(redis), "pusher": is_ready(pusher)});
+        let mut report =
+            json!({"status": is_ready(ready), "database": connected(database), "redis": redis.to_string(), "pusher": is_ready(pusher)});
+        // Told when it is so alone: the contract's answer has no such field.
+        if !trail {
+            report["audit"] = "takes no records".into();
+        }
         (ready, report)
     }
 }
@@ -73,17 +79,29 @@ impl Found {
 mod tests {
     use super::*;
 
-    fn found([serving, redis, database, pusher]: [bool; 4]) -> (bool, Value) {
-        Found { serving, redis, database, pusher }.report()
+    fn found(serving: bool, redis: Standing, database: bool, pusher: bool) -> (bool, Value) {
+        Found { serving, redis, database, pusher, trail: true }.report()
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        assert_eq!(found([true; 4]), (true, json!({"status": "ready", "database": "connected", "redis": "connected", "pusher": "ready"})));
+        let all = json!({"status": "ready", "database": "connected", "redis": "connected", "pusher": "ready"});
+        assert_eq!(found(true, Standing::Connected, true, true), (true, all));
         assert_eq!(
-            found([true, false, false, false]),
+            found(true, Standing::Disconnected, false, false),
             (false, json!({"status": "not_ready", "database": "disconnected", "redis": "disconnected", "pusher": "not_ready"}))
         );
-        assert!(!found([false, true, true, true]).0, "a draining edge is not ready");
+        let full = Found { serving: true, redis: Standing::Connected, database: true, pusher: true, trail: false }.report();
+        assert_eq!((full.0, &full.1["status"], &full.1["audit"]), (false, &json!("not_ready"), &json!("takes no records")));
+        assert!(!found(false, Standing::Connected, true, true).0, "a draining edge is not ready");
+        for (standing, told) in [
+            (Standing::EvictsKeys, "evicts keys"),
+            (Standing::ReadOnly, "read-only"),
+            (Standing::OutOfMemory, "out of memory"),
+            (Standing::Refuses("WRONGPASS"), "refuses the connection: WRONGPASS"),
+        ] {
+            let (ready, report) = found(true, standing, true, true);
+            assert_eq!((ready, report["status"].as_str(), report["redis"].as_str()), (false, Some("not_ready"), Some(told)));
+        }
     }
 }

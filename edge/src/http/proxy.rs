@@ -1,22 +1,31 @@
 //! Forwards requests to HTTP backends, bodies streaming both ways, and records them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{body::Body, extract::Request, response::Response};
-use gatehouse_chassis::connections::Peer;
+use gatehouse_chassis::{
+    connections::{Peer, Secured},
+    telemetry::trace::Trace,
+};
 use gatehouse_sessions::door::Caller;
 use http::{HeaderValue, StatusCode, Uri, Version, request::Parts, uri::PathAndQuery};
+use http_body::Body as _;
 
 use super::{
     REQUEST_ID,
+    download::{CutsOf, Download},
     errors::Problem,
-    forwarded::{strip_hop, to_backend},
+    forwarded::{Seen, strip_hop, to_backend},
+    upload::Upload,
     upstream::Upstream,
 };
 use crate::{
+    admission::{Admission, Place, Within},
+    backends::Clock,
     closing::Closing,
     commands::to_the_end,
-    config::{AUTH_PREFIX, Audit, Backend, Config, Protocol},
+    config::{AUTH_PREFIX, Audit, Auth, Config, Priority, Route, Transfer},
+    routing::{End, Makings},
     trail::{Act, Outcome, Trail},
 };
 
@@ -25,6 +34,7 @@ use crate::{
 pub(crate) struct Proxy {
     routes: Vec<Option<Arc<Forward>>>,
     auth: Option<Arc<Forward>>,
+    admission: Admission,
     closing: Closing,
 }
 
@@ -33,21 +43,40 @@ struct Forward {
     prefix: String,
     strip_prefix: bool,
     audit: Audit,
+    priority: Priority,
+    /// An operator took it out of service.
+    disabled: bool,
     upstream: Upstream,
+    /// What that backend may have to do at once.
+    bound: Within,
+    timeout: Duration,
+    transfer: Transfer,
+    cuts: CutsOf,
     trail: Trail,
 }
 
 impl Proxy {
-    pub(crate) fn new(config: &Config, trail: &Trail, closing: Closing) -> Self {
-        let upstream = |backend: &Backend| (backend.protocol == Protocol::Http).then(|| Upstream::new(backend));
-        let upstreams: Vec<_> = config.backends.iter().map(upstream).collect();
-        let forward = |backend: usize, prefix: &str, strip_prefix: bool, audit: Audit| {
-            let upstream = upstreams.get(backend)?.clone()?;
-            Some(Arc::new(Forward { prefix: prefix.to_owned(), strip_prefix, audit, upstream, trail: trail.clone() }))
+    /// `end`: what stands behind a backend's number; `is_disabled`: whether the route of that name is.
+    pub(crate) fn new(
+        config: &Config,
+        end: impl Fn(usize) -> Option<End>,
+        is_disabled: impl Fn(&str) -> bool,
+        Makings { admission, trail, closing, cuts }: &Makings,
+    ) -> Self {
+        let forward = |route: &Route| {
+            let End { backend, bound } = end(route.backend)?;
+            let Route { strip_prefix, audit, priority, timeout, transfer, .. } = *route;
+            let (prefix, upstream) = (route.prefix.clone(), Upstream::new(backend));
+            let (disabled, cuts, trail) = (is_disabled(&prefix), cuts.of(&upstream.name), trail.clone());
+            let forward = Forward { prefix, strip_prefix, audit, priority, disabled, upstream, bound, timeout, transfer, cuts, trail };
+            Some(Arc::new(forward))
         };
-        let routes = config.routes.iter().map(|route| forward(route.backend, &route.prefix, route.strip_prefix, route.audit)).collect();
-        let auth = config.auth.and_then(|backend| forward(backend, AUTH_PREFIX, false, Audit::BestEffort));
-        Self { routes, auth, closing }
+        let routes = config.routes.iter().map(&forward).collect();
+        let auth = config.auth.and_then(|Auth { backend, timeout, transfer }| {
+            let (prefix, strip_prefix, audit, priority) = (AUTH_PREFIX.to_owned(), false, Audit::BestEffort, Priority::Normal);
+            forward(&Route { prefix, backend, strip_prefix, audit, priority, timeout, transfer })
+        });
+        Self { routes, auth, admission: admission.clone(), closing: closing.clone() }
     }
 
     /// The backend's answer; the auth backend's without a route.
@@ -56,33 +85,51 @@ impl Proxy {
             Some(route) => self.routes.get(route).cloned().flatten().ok_or(Problem::NotFound)?,
             None => self.auth.clone().ok_or(Problem::NoAuth)?,
         };
+        if forward.disabled {
+            return Err(Problem::RouteDisabled);
+        }
+        let place = self.admission.enter(forward.priority, Some(&forward.bound)).await?;
         let request_id = request_id.to_owned();
         let closing = self.closing.clone();
-        to_the_end(self.closing.shutdown(), "forward", async move { forward.answer(request, &request_id, &closing).await }).await
+        to_the_end(self.closing.shutdown(), "forward", async move { forward.answer(request, place, &request_id, &closing).await }).await
     }
 }
 
 impl Forward {
-    async fn answer(&self, request: Request, request_id: &str, closing: &Closing) -> Result<Response, Problem> {
+    async fn answer(&self, request: Request, mut place: Place, request_id: &str, closing: &Closing) -> Result<Response, Problem> {
         let caller = Caller::of(request.extensions(), request.headers());
+        let act = Act { action_type: "http", action: &self.prefix, request_id, on: Some((&*self.upstream.name, "backend")) };
+        let _place = self.trail.begin(self.audit, "http", || act.intent(&caller, None)).await?;
+        let mut calling = caller.trace.call(&self.upstream.name);
         let answer = tokio::select! {
-            answer = self.pass_on(request, request_id) => answer,
+            answer = place.outside(self.pass_on(request, request_id)) => answer,
             () = closing.last_call() => Err(Problem::ShuttingDown),
         };
         let status = answer.as_ref().map_or_else(|problem| problem.status(), Response::status);
-        let on = Some((&*self.upstream.name, "backend"));
-        let record = Act { action_type: "http", action: &self.prefix, request_id, on }.http(&caller, outcome(status), status);
-        self.trail.keep(self.audit, "http", record).await?;
+        calling.set("http.response.status_code", i64::from(status.as_u16()));
+        if status.is_server_error() {
+            calling.fail();
+        }
+        drop(calling);
+        let record = act.http(&caller, outcome(status), status);
+        caller.trace.step("audit").around(self.trail.keep(self.audit, "http", record)).await?;
         answer
     }
 
     async fn pass_on(&self, request: Request, request_id: &str) -> Result<Response, Problem> {
         let (mut parts, body) = request.into_parts();
+        if body.size_hint().lower() > self.transfer.max_body_bytes {
+            return Err(Problem::BodyTooLarge);
+        }
         let peer = parts.extensions.get::<Peer>().and_then(|peer| peer.0);
         let asked = parts.uri.authority().map(|authority| authority.as_str().to_owned());
-        to_backend(&mut parts.headers, peer, asked.as_deref(), &self.upstream.authority);
+        let scheme = if parts.extensions.get::<Secured>().is_some() { "https" } else { "http" };
+        let seen = Seen { peer, asked: asked.as_deref(), scheme };
+        to_backend(&mut parts.headers, seen, &self.upstream.authority);
         let uri = self.target(&parts)?;
-        let mut request = Request::new(body);
+        parts.extensions.remove::<Trace>().unwrap_or_default().inject(&mut parts.headers);
+        let (upload, watch) = Upload::new(body, self.transfer);
+        let mut request = Request::new(Body::new(upload));
         *request.method_mut() = parts.method;
         *request.uri_mut() = uri;
         // An HTTP/2 request is not told to be one behind; the client would refuse it.
@@ -91,14 +138,16 @@ impl Forward {
         if let Ok(value) = HeaderValue::from_str(request_id) {
             request.headers_mut().insert(REQUEST_ID, value);
         }
-        let (mut parts, body) = self.upstream.request(request).await?.into_parts();
+        let clock = Clock::new(watch.progress.clone(), self.timeout, &self.transfer);
+        let answer = self.upstream.request(request, &clock).await.map_err(|problem| watch.fault().unwrap_or(problem))?;
+        let (mut parts, body) = answer.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked it to.
             return Err(Problem::BadGateway);
         }
         strip_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
-        Ok(Response::from_parts(parts, Body::new(body)))
+        Ok(Response::from_parts(parts, Body::new(Download::new(body, self.transfer, watch, self.cuts.clone()))))
     }
 
     fn target(&self, parts: &Parts) -> Result<Uri, Problem> {

@@ -78,10 +78,18 @@ fn below(path: &str, prefix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Audit;
+    use crate::config::{Audit, Priority};
 
     fn table(prefixes: &[&str]) -> Table {
-        let route = |prefix: &&str| Route { prefix: (*prefix).into(), backend: 0, strip_prefix: false, audit: Audit::BestEffort };
+        let route = |prefix: &&str| Route {
+            prefix: (*prefix).into(),
+            backend: 0,
+            strip_prefix: false,
+            audit: Audit::BestEffort,
+            priority: Priority::Normal,
+            timeout: std::time::Duration::ZERO,
+            transfer: crate::config::Transfer::default(),
+        };
         Table::new(&prefixes.iter().map(route).collect::<Vec<_>>())
     }
 

@@ -2,14 +2,15 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::Path,
     time::Duration,
 };
 
 use gatehouse_chassis::{
     Process,
-    config::{Config as _, Reader, Shared, Source},
+    config::{Config as _, Origin, Reader, Shared, Source},
+    ipc,
     redis::Redis,
     sockets::Inherited,
 };
@@ -17,7 +18,7 @@ use gatehouse_edge::Config;
 use gatehouse_proto::{
     gateway::v1::{ExecuteCommandRequest, SubscribeEventsRequest, gateway_client::GatewayClient},
     ids::StreamId,
-    internal::v1::{AuditBatch, AuditRecord},
+    internal::v1::{AuditBatch, AuditRecord, EdgeVerdict, ReloadRequest, edge_client::EdgeClient},
     keys::{Signer, sha256},
     session::{SessionSnapshot, Status},
     signing,
@@ -44,6 +45,30 @@ pub(crate) struct Bench {
     running: JoinSet<anyhow::Result<()>>,
 }
 
+/// Another edge on the same Redis.
+pub(crate) struct Beside {
+    grpc: SocketAddr,
+    process: Process,
+    _dir: TempDir,
+    _running: JoinSet<anyhow::Result<()>>,
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.process.shutdown().abort();
+    }
+}
+
+impl Beside {
+    pub(crate) fn client(&self) -> GatewayClient<Channel> {
+        GatewayClient::new(channel(self.grpc))
+    }
+}
+
+fn channel(grpc: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{grpc}")).unwrap().user_agent("bench/1").unwrap().connect_lazy()
+}
+
 /// Where local sockets and state will be, for what must be there before the edge is.
 pub(crate) fn dir() -> TempDir {
     tempfile::Builder::new().prefix("gh-edge-").tempdir_in("/tmp").unwrap()
@@ -61,35 +86,68 @@ impl Bench {
 
     pub(crate) async fn start_on(redis: RedisServer, dir: TempDir, text: &str) -> Self {
         let gateway = Signer::from_seed(&[9; 32]);
+        let (process, grpc, http, client, running) = Self::open(&redis, &dir, text).await;
+        let device = Signer::from_seed(&[7; 32]);
+        let this = Self { redis, process, grpc, http, dir, device, gateway, client, running };
+        this.write_session("ds-1", Status::Active);
+        serves(this.channel()).await;
+        this
+    }
+
+    /// Another edge on the same Redis, with a directory of its own.
+    pub(crate) async fn beside(&self, text: &str) -> Beside {
+        let dir = dir();
+        let (process, grpc, _, _, running) = Self::open(&self.redis, &dir, text).await;
+        serves(channel(grpc)).await;
+        Beside { grpc, process, _dir: dir, _running: running }
+    }
+
+    /// Ends it as a kill would, as far as that can be done in-process: nothing is finished.
+    pub(crate) async fn kill(&mut self) {
+        self.process.shutdown().abort();
+        self.running.shutdown().await;
+    }
+
+    async fn open(redis: &RedisServer, dir: &TempDir, text: &str) -> (Process, SocketAddr, SocketAddr, Redis, JoinSet<anyhow::Result<()>>) {
+        let gateway = Signer::from_seed(&[9; 32]);
         let key = dir.path().join("signer.pem");
-        std::fs::write(&key, gateway.to_pkcs8_pem().unwrap().as_bytes()).unwrap();
+        gatehouse_testkit::write_private(&key, &gateway.to_pkcs8_pem().unwrap());
         let addr = redis.addr();
         let path = |path: &Path| path.to_str().unwrap().to_owned();
         let (state, runtime) = (path(&dir.path().join("state")), path(dir.path()));
         let env = [
             ("GATEWAY_REDIS_MASTER_ADDR", addr.as_str()),
             ("GATEWAY_REDIS_PASSWORD", redis.password()),
-            ("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH", key.to_str().unwrap()),
+            // Unless the test has keys of its own.
+            ("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH", if text.contains("[signer]") { "" } else { key.to_str().unwrap() }),
             ("GATEWAY_STATE_DIR", &state),
             ("GATEWAY_RUNTIME_DIR", &runtime),
         ];
-        let mut reader = Reader::new(Source::of(text, &env));
+        let config = dir.path().join("gateway.toml");
+        std::fs::write(&config, text).unwrap();
+        let source = Source { path: config.clone(), ..Source::of(text, &env) };
+        let origin = Origin { path: Some(config), first: source.clone() };
+        let mut reader = Reader::new(source);
         let (shared, config) = (Shared::read(&mut reader), Config::read(&mut reader));
         assert_eq!(reader.into_problems(), []);
-        let (shared, config) = (shared.unwrap(), config.unwrap());
+        let (mut shared, config) = (shared.unwrap(), config.unwrap());
+        if !text.contains("command_timeout") {
+            // Longer than a busy machine stands still.
+            (shared.redis.command_timeout, shared.redis.connect_timeout) = (Duration::from_secs(5), Duration::from_secs(10));
+        }
         let client = Redis::connect(&shared.redis).await.unwrap();
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (grpc, http) = (bind(), bind());
         let addresses = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
-        let process = Process::new("edge", 0, shared, Inherited::of([("grpc", OwnedFd::from(grpc)), ("http", OwnedFd::from(http))]));
+        let socket = dir.path().join("edge.sock");
+        // Of the edge before.
+        let _absent = std::fs::remove_file(&socket);
+        let local = OwnedFd::from(UnixListener::bind(socket).unwrap());
+        let lent = Inherited::of([("grpc", OwnedFd::from(grpc)), ("http", OwnedFd::from(http)), ("local", local)]);
+        let process = Process::new("edge", 0, shared, lent).with_origin(origin);
         let mut running = JoinSet::new();
         running.spawn(gatehouse_edge::serve(process.clone(), config));
-        let device = Signer::from_seed(&[7; 32]);
-        let this = Self { redis, process, grpc: addresses.0, http: addresses.1, dir, device, gateway, client, running };
-        this.write_session("ds-1", Status::Active);
-        let serving = tonic_health::pb::health_client::HealthClient::new(this.channel()).check(HealthCheckRequest::default()).await;
-        serving.expect("the edge serves");
-        this
+        (process, addresses.0, addresses.1, client, running)
     }
 
     pub(crate) fn write_session(&self, id: &str, status: Status) {
@@ -107,11 +165,29 @@ impl Bench {
 
     /// A connection of a client's own.
     pub(crate) fn channel(&self) -> Channel {
-        Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap().user_agent("bench/1").unwrap().connect_lazy()
+        channel(self.grpc)
     }
 
     pub(crate) fn client(&self) -> GatewayClient<Channel> {
         GatewayClient::new(self.channel())
+    }
+
+    /// What the supervisor speaks to.
+    pub(crate) fn edge(&self) -> EdgeClient<ipc::Channel> {
+        EdgeClient::new(ipc::channel(self.dir.path().join("edge.sock")))
+    }
+
+    /// Another file, and a reload.
+    pub(crate) async fn reload(&self, text: &str) -> EdgeVerdict {
+        std::fs::write(self.dir.path().join("gateway.toml"), text).unwrap();
+        self.edge().reload(ReloadRequest {}).await.unwrap().into_inner()
+    }
+
+    /// Ends it; what it stood on, for the next one.
+    pub(crate) async fn end(mut self) -> (RedisServer, TempDir) {
+        self.drain();
+        self.ended().await;
+        (self.redis, self.dir)
     }
 
     /// A well-formed command, signed.
@@ -192,9 +268,14 @@ impl Bench {
     /// Waits until `serve` and everything it spawned has ended.
     pub(crate) async fn ended(&mut self) {
         self.running.join_next().await.unwrap().unwrap().unwrap();
-        tokio::time::timeout(Duration::from_secs(20), self.process.shutdown().finished()).await.expect("the drain ends");
-        tokio::time::timeout(Duration::from_secs(20), self.process.shutdown().sinks_finished()).await.expect("the trail is written");
+        tokio::time::timeout(Duration::from_mins(1), self.process.shutdown().finished()).await.expect("the drain ends");
+        tokio::time::timeout(Duration::from_mins(1), self.process.shutdown().sinks_finished()).await.expect("the trail is written");
     }
+}
+
+async fn serves(channel: Channel) {
+    let serving = tonic_health::pb::health_client::HealthClient::new(channel).check(HealthCheckRequest::default()).await;
+    serving.expect("the edge serves");
 }
 
 /// Asks until there is something.
@@ -207,5 +288,5 @@ pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), asked).await.unwrap_or_else(|_| panic!("never: {what}"))
+    tokio::time::timeout(Duration::from_mins(1), asked).await.unwrap_or_else(|_| panic!("never: {what}"))
 }

@@ -9,9 +9,9 @@ use gatehouse_proto::{
     keys::sha256,
     session::Status as Stored,
     signing,
+    status::code_name,
 };
 use gatehouse_sessions::now_ms;
-use gatehouse_testkit::RedisServer;
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
@@ -19,11 +19,11 @@ use tokio::{
 use tonic::{Code, Request, Status};
 
 use crate::{
-    bench::{Bench, dir},
+    bench::Bench,
     fakes::{downstream, echo, routed_to},
 };
 
-async fn execute(bench: &Bench, command: ExecuteCommandRequest) -> Result<ExecuteCommandResponse, Status> {
+pub(crate) async fn execute(bench: &Bench, command: ExecuteCommandRequest) -> Result<ExecuteCommandResponse, Status> {
     bench.client().execute_command(command).await.map(tonic::Response::into_inner)
 }
 
@@ -67,18 +67,18 @@ async fn an_answer_verifies_and_its_record_is_in_the_stream_before_it() {
 async fn each_row_of_the_verdict_table_has_its_status_and_its_record() {
     type Spoil = fn(&Bench, &mut ExecuteCommandRequest);
     let server = echo();
-    let bench = Bench::start(&routed_to(server.address(), "")).await;
+    let mut bench = Bench::start(&routed_to(server.address(), "")).await;
     bench.write_session("ds-revoked", Stored::Revoked);
-    let rows: [(Spoil, Code, &str, Option<&str>); 11] = [
-        (|_, c| c.message_type.clear(), Code::InvalidArgument, "message_type is missing", None),
-        (|_, c| c.request_id = "x".repeat(129), Code::InvalidArgument, "request_id is too long", None),
-        (|_, c| c.signature = vec![0; 63].into(), Code::InvalidArgument, "signature has the wrong length", None),
-        (|_, c| c.protocol_version = "v2".into(), Code::InvalidArgument, "unsupported protocol_version", None),
-        (|_, c| c.payload_bytes = b"x"[..].into(), Code::InvalidArgument, "payload_hash does not match payload_bytes", None),
-        (|_, c| c.timestamp_ms -= 301_000, Code::FailedPrecondition, "request timestamp is outside the freshness window", None),
-        (|_, c| c.device_session_id = "ds-2".into(), Code::Unauthenticated, "unknown device session", None),
-        (|_, c| c.device_session_id = "ds-revoked".into(), Code::FailedPrecondition, "device session is revoked", None),
-        (|_, c| c.signature = vec![1; 64].into(), Code::Unauthenticated, "invalid request signature", None),
+    let rows: [(Spoil, Code, &str, &str); 11] = [
+        (|_, c| c.message_type.clear(), Code::InvalidArgument, "message_type is missing", "malformed"),
+        (|_, c| c.request_id = "x".repeat(129), Code::InvalidArgument, "request_id is too long", "malformed"),
+        (|_, c| c.signature = vec![0; 63].into(), Code::InvalidArgument, "signature has the wrong length", "malformed"),
+        (|_, c| c.protocol_version = "v2".into(), Code::InvalidArgument, "unsupported protocol_version", "version"),
+        (|_, c| c.payload_bytes = b"x"[..].into(), Code::InvalidArgument, "payload_hash does not match payload_bytes", "payload_hash"),
+        (|_, c| c.timestamp_ms -= 301_000, Code::FailedPrecondition, "request timestamp is outside the freshness window", "stale"),
+        (|_, c| c.device_session_id = "ds-2".into(), Code::Unauthenticated, "unknown device session", "unknown_session"),
+        (|_, c| c.device_session_id = "ds-revoked".into(), Code::FailedPrecondition, "device session is revoked", "revoked"),
+        (|_, c| c.signature = vec![1; 64].into(), Code::Unauthenticated, "invalid request signature", "signature"),
         (
             |bench, c| {
                 c.message_type = "nobody.knows".into();
@@ -86,28 +86,40 @@ async fn each_row_of_the_verdict_table_has_its_status_and_its_record() {
             },
             Code::Unimplemented,
             "message_type is not routed",
-            Some("denied"),
+            "not_routed",
         ),
-        (|_, _| {}, Code::Ok, "", Some("success")),
+        (|_, _| {}, Code::Ok, "", "orders"),
     ];
-    for (i, (spoil, code, message, audited)) in rows.into_iter().enumerate() {
-        let id = format!("r-{i}");
-        let mut command = bench.command("orders.create", &id, b"{}");
+    let mut told = Vec::new();
+    for (i, (spoil, code, message, resource)) in rows.into_iter().enumerate() {
+        let mut command = bench.command("orders.create", &format!("r-{i}"), b"{}");
         spoil(&bench, &mut command);
         let answer = execute(&bench, command).await;
         let status = answer.err().unwrap_or_else(|| Status::ok(""));
         assert_eq!((status.code(), status.message()), (code, message));
         assert_eq!(status.metadata().contains_key("gateway-server-time-ms"), message.contains("freshness"));
-        let records = bench.records().await;
-        let record = records.iter().find(|record| record.request_id.as_deref() == Some(&id));
-        assert_eq!(record.map(|record| record.status.as_str()), audited, "{message}");
+        told.push((resource, code_name(code)));
     }
     let replayed = execute(&bench, bench.command("orders.create", "r-10", b"{}")).await.unwrap_err();
     assert_eq!((replayed.code(), replayed.message()), (Code::FailedPrecondition, "request replay detected"));
-    let denied = bench.records().await.pop().unwrap();
-    assert_eq!((denied.status.as_str(), denied.rbac_decision.as_deref()), ("denied", Some("deny")));
-    assert_eq!(denied.grpc_code.as_deref(), Some("FAILED_PRECONDITION"));
+    told.push(("replay", "FAILED_PRECONDITION"));
     assert_eq!(bench.metric("auth_failures_total", &[("reason", "malformed")]), 3);
+
+    bench.drain();
+    bench.ended().await;
+    let records = bench.records().await;
+    for (resource, code) in &told {
+        let of_it = records.iter().filter(|record| record.resource.as_deref() == Some(resource));
+        let (mut count, session) = (0, ["orders", "not_routed", "replay"].contains(resource).then_some("ds-1"));
+        for record in of_it {
+            let (status, decision) = if *resource == "orders" { ("success", "allow") } else { ("denied", "deny") };
+            assert_eq!((record.status.as_str(), record.rbac_decision.as_deref()), (status, Some(decision)), "{record:?}");
+            assert_eq!((record.grpc_code.as_deref(), record.device_session_id.as_deref()), (Some(*code), session), "{record:?}");
+            assert_eq!((record.action_type.as_str(), record.ip_address.as_deref()), ("command", Some("127.0.0.1")));
+            count += record.event_count as usize;
+        }
+        assert_eq!(count, told.iter().filter(|(other, _)| other == resource).count(), "{resource}: each once");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +132,7 @@ async fn without_any_route_everything_is_not_routed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn over_the_rate_a_client_is_told_when_to_come_back() {
     let server = echo();
-    let bench = Bench::start(&routed_to(server.address(), "[limits]\ncommands_per_second = 1\nburst = 2")).await;
+    let bench = Bench::start(&routed_to(server.address(), "[[limit]]\nname = \"s\"\nper = \"session\"\nrate = \"1/h\"\nburst = 2")).await;
     let mut refused = Vec::new();
     for i in 0..4 {
         refused.extend(execute(&bench, bench.command("orders.create", &format!("r-{i}"), b"")).await.err());
@@ -153,7 +165,7 @@ async fn without_redis_nothing_is_carried_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_24_identical_commands_one_wins() {
     let server = echo();
-    let bench = Bench::start(&routed_to(server.address(), "")).await;
+    let mut bench = Bench::start(&routed_to(server.address(), "")).await;
     let command = bench.command("orders.create", "r-1", b"{}");
     let mut calls = JoinSet::new();
     for _ in 0..24 {
@@ -165,9 +177,11 @@ async fn of_24_identical_commands_one_wins() {
     for status in lost.into_iter().filter_map(Result::err) {
         assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "request replay detected"));
     }
+    bench.drain();
+    bench.ended().await;
     let records = bench.records().await;
-    assert_eq!(records.iter().filter(|record| record.status == "success").count(), 1);
-    assert_eq!(records.iter().filter(|record| record.status == "denied").count(), 23);
+    let counted = |status| records.iter().filter(|record| record.status == status).map(|record| record.event_count).sum::<u32>();
+    assert_eq!((counted("success"), counted("denied")), (1, 23));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,7 +241,7 @@ async fn a_slow_downstream_times_out_by_the_route_or_by_the_client() {
 
     let bench = Bench::start(&routed_to(server.address(), "timeout = \"1h\"")).await;
     let mut request = Request::new(bench.command("orders.create", "r-2", b""));
-    request.set_timeout(Duration::from_secs(1));
+    request.set_timeout(Duration::from_secs(5));
     let status = bench.client().execute_command(request).await.unwrap_err();
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status}: the client's own clock may be first");
     assert_eq!(bench.record_soon("r-2").await.grpc_code.as_deref(), Some("DEADLINE_EXCEEDED"));
@@ -258,22 +272,6 @@ async fn what_a_downstream_refuses_is_passed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_the_trail_cannot_take_is_withheld_where_the_trail_is_required() {
-    let server = echo();
-    let dir = dir();
-    fill_spool(&dir.path().join("state/spool/edge-0.spool"));
-    let routes = routed_to(server.address(), "[[command]]\nmessage_type = \"orders.list\"\nbackend = \"orders\"\naudit = \"best_effort\"");
-    // A stream that is none takes no entries; and neither does it empty the spool.
-    let redis = RedisServer::start();
-    redis.run(&["SET", "gateway:audit", "x"]);
-    let bench = Bench::start_on(redis, dir, &format!("{routes}\n[spool]\nmax_bytes = {}", 1 << 20)).await;
-    let status = execute(&bench, bench.command("orders.create", "r-1", b"")).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::Unavailable, "audit trail is unavailable"));
-    assert_eq!(bench.metric("audit_answers_withheld_total", &[("action_type", "command")]), 1);
-    execute(&bench, bench.command("orders.list", "r-2", b"")).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_outlasts_the_budget_is_told_so_and_recorded() {
     let (entered, mut entries) = mpsc::unbounded_channel();
     let server = downstream(move |_| {
@@ -298,16 +296,6 @@ async fn a_command_that_outlasts_the_budget_is_told_so_and_recorded() {
         let record = bench.record(id).await;
         assert_eq!((record.status.as_str(), record.grpc_code.as_deref()), ("error", Some("UNAVAILABLE")));
     }
-}
-
-/// One record that leaves no room for another.
-fn fill_spool(path: &std::path::Path) {
-    let record = vec![0; (1 << 20) - 16];
-    let mut framed = u32::try_from(record.len()).unwrap().to_le_bytes().to_vec();
-    framed.extend(crc32fast::hash(&record).to_le_bytes());
-    framed.extend(record);
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, framed).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

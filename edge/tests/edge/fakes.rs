@@ -17,7 +17,7 @@ use gatehouse_proto::{
     internal::v1::{AttachRequest, push_server},
 };
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, service::Routes};
 
@@ -65,7 +65,12 @@ pub(crate) type Execution = Pin<Box<dyn Future<Output = Result<ExecuteResponse, 
 pub(crate) struct Handler(Arc<dyn Fn(Request<ExecuteRequest>) -> Execution + Send + Sync>);
 
 pub(crate) fn downstream(act: impl Fn(Request<ExecuteRequest>) -> Execution + Send + Sync + 'static) -> Server {
-    Server::tcp(Routes::new(command_handler_server::CommandHandlerServer::new(Handler(Arc::new(act)))).into_axum_router())
+    Server::tcp(handler(act))
+}
+
+/// The same to be served elsewhere.
+pub(crate) fn handler(act: impl Fn(Request<ExecuteRequest>) -> Execution + Send + Sync + 'static) -> axum::Router {
+    Routes::new(command_handler_server::CommandHandlerServer::new(Handler(Arc::new(act)))).into_axum_router()
 }
 
 /// A downstream that answers with the payload it was given.
@@ -76,10 +81,38 @@ pub(crate) fn echo() -> Server {
     })
 }
 
+/// A downstream that says when a command has come in, and answers with `name` once there is a permit.
+pub(crate) fn gated(name: &'static str) -> (Server, mpsc::UnboundedReceiver<()>, Arc<Semaphore>) {
+    let (entered, entries) = mpsc::unbounded_channel();
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let server = downstream(move |_| {
+        // Nobody may be listening any more.
+        let _unheard = entered.send(());
+        let gate = Arc::clone(&gate);
+        Box::pin(async move {
+            gate.acquire().await.unwrap().forget();
+            Ok(ExecuteResponse { result_code: name.to_owned(), payload_bytes: Bytes::new() })
+        })
+    });
+    (server, entries, opened)
+}
+
+/// A backend, and the commands that go there.
+pub(crate) fn backend(name: &str, address: impl std::fmt::Display, commands: &[&str]) -> String {
+    let commands = commands.iter().map(|command| format!("[[command]]\nmessage_type = \"{command}\"\nbackend = \"{name}\"\n"));
+    format!("[[backend]]\nname = \"{name}\"\nprotocol = \"grpc\"\naddress = \"{address}\"\n{}", commands.collect::<String>())
+}
+
+/// A downstream that answers with its name.
+pub(crate) fn named(name: &'static str) -> Server {
+    downstream(move |_| Box::pin(async move { Ok(ExecuteResponse { result_code: name.to_owned(), payload_bytes: Bytes::new() }) }))
+}
+
 /// The sections that route `orders.create` to that server.
 pub(crate) fn routed_to(address: impl std::fmt::Display, more: &str) -> String {
     format!(
-        "[[backend]]\nname = \"orders\"\nprotocol = \"grpc\"\naddress = \"{address}\"\n\
+        "[[backend]]\nname = \"orders\"\nprotocol = \"grpc\"\naddress = \"{address}\"\nconnect_timeout = \"30s\"\n\
          [[command]]\nmessage_type = \"orders.create\"\nbackend = \"orders\"\n{more}\n"
     )
 }

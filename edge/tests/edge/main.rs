@@ -2,8 +2,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod bench;
+mod circuit;
+mod collector;
 mod commands;
 mod fakes;
+mod forward;
 mod http;
+mod kept;
+mod keys;
+mod limits;
+mod lines;
+mod overload;
+mod posted;
 mod relay;
+mod reloads;
+mod stalls;
 mod surface;
+mod traces;
+mod trail;
+mod wire;

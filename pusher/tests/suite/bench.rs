@@ -43,7 +43,7 @@ impl Bench {
     /// A Redis with sessions `a1` and `a2` of user `a`, and `b1` of user `b`.
     pub fn start() -> Self {
         let this = Self { redis: RedisServer::start(), dir: TempDir::new().unwrap(), pushers: AtomicU32::new(0) };
-        std::fs::write(this.key_path(), signer().to_pkcs8_pem().unwrap().as_bytes()).unwrap();
+        gatehouse_testkit::write_private(&this.key_path(), &signer().to_pkcs8_pem().unwrap());
         this.write_sessions();
         this
     }

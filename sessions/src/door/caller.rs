@@ -1,18 +1,25 @@
 //! What a request's head says of its sender, for the trail.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
-use gatehouse_chassis::connections::Peer;
+use gatehouse_chassis::{connections::Peer, telemetry::trace::Trace};
 use gatehouse_proto::{audit::MAX_TEXT_BYTES, internal::v1::AuditRecord};
 use http::{Extensions, HeaderMap, header::USER_AGENT};
 
 /// Who asks, apart from who they say they are.
 #[derive(Clone, Debug)]
 pub struct Caller {
+    /// The peer's address; none on a unix socket.
+    pub address: Option<IpAddr>,
     ip: Option<String>,
     user_agent: Option<String>,
     /// When the request had been read.
     pub since: Instant,
+    /// What its parts are told to; nothing, unless the request's extensions have one, or it is set.
+    pub trace: Trace,
 }
 
 impl Caller {
@@ -23,7 +30,20 @@ impl Caller {
         let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
         // Visible ASCII, so that every cut is between characters.
         let agent = agent.map(|agent| agent[..agent.len().min(MAX_TEXT_BYTES)].to_owned());
-        Self { ip: peer.map(ip), user_agent: agent, since: Instant::now() }
+        let trace = extensions.get::<Trace>().cloned().unwrap_or_default();
+        Self { address: peer.map(|peer| peer.ip()), ip: peer.map(ip), user_agent: agent, since: Instant::now(), trace }
+    }
+
+    /// The same as text, as records and lines have it.
+    #[must_use]
+    pub fn ip(&self) -> Option<&str> {
+        self.ip.as_deref()
+    }
+
+    /// Where it comes from, if that is an address.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.ip.as_deref()?.parse().ok()
     }
 
     /// Fills in what every record of this request has.

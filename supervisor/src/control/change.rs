@@ -13,6 +13,7 @@ use gatehouse_proto::{
     internal::v1::{self, ChangeStatus, change_request},
 };
 
+use super::ask::Ask;
 use crate::component::Component;
 
 /// What an operator wants, as the driver receives it.
@@ -49,7 +50,12 @@ pub(crate) enum Change {
         /// Where the new ones lie; `None`: where ours does.
         directory: Option<PathBuf>,
     },
+    /// What the edge does while it runs.
+    Edge(Ask),
 }
+
+/// The edge.
+const EDGE: Target = Target { component: Component::Edge, instance: None };
 
 /// Whom it concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +102,9 @@ impl Change {
                 directory if Path::new(directory).is_absolute() => Ok(Self::Upgrade { directory: Some(directory.into()) }),
                 directory => Err(format!("{directory} is no absolute path")),
             },
+            change_request::Change::Reload(v1::Reload {}) => Ok(Self::Edge(Ask::Reload)),
+            change_request::Change::SwitchRoute(switch) => Ask::switch(switch).map(Self::Edge),
+            change_request::Change::ResetBreaker(reset) => Ask::reset(reset).map(Self::Edge),
         }
     }
 
@@ -117,6 +126,7 @@ impl Change {
             Self::Start(_) => "component.start",
             Self::Scale { .. } => "component.scale",
             Self::Upgrade { .. } => "suite.upgrade",
+            Self::Edge(ask) => ask.action(),
         }
     }
 
@@ -128,6 +138,7 @@ impl Change {
             Self::Start(_) => "start",
             Self::Scale { .. } => "scale",
             Self::Upgrade { .. } => "upgrade",
+            Self::Edge(ask) => ask.verb(),
         }
     }
 
@@ -137,6 +148,19 @@ impl Change {
             Self::Restart(target) | Self::Stop(target) | Self::Start(target) => Some(*target),
             Self::Scale { .. } => Some(Target { component: Component::Pusher, instance: None }),
             Self::Upgrade { .. } => None,
+            Self::Edge(_) => Some(EDGE),
+        }
+    }
+
+    /// What it is done to as the trail names it, and of what kind that is.
+    pub(crate) fn resource(&self) -> (String, &'static str) {
+        match (self, self.target()) {
+            (Self::Edge(ask), _) => {
+                let (name, kind) = ask.resource();
+                (name.to_owned(), kind)
+            }
+            (_, Some(target)) => (target.to_string(), "component"),
+            (_, None) => ("suite".to_owned(), "suite"),
         }
     }
 }
@@ -149,6 +173,7 @@ impl fmt::Display for Change {
             Self::Scale { instances } => write!(f, "{verb} {SCALABLE} {instances}"),
             Self::Upgrade { directory: None } => f.write_str(verb),
             Self::Upgrade { directory: Some(directory) } => write!(f, "{verb} from {}", directory.display()),
+            Self::Edge(ask) => ask.fmt(f),
         }
     }
 }
@@ -168,7 +193,7 @@ impl FromStr for Change {
                 Self::scale(&v1::Scale { component: component.to_owned(), instances })
             }
             "upgrade" => Ok(Self::Upgrade { directory: rest.strip_prefix("from ").map(PathBuf::from) }),
-            _ => Err(format!("unknown change `{verb}`")),
+            _ => text.parse().map(Self::Edge),
         }
     }
 }
@@ -219,6 +244,10 @@ mod tests {
             "scale pusher 64",
             "upgrade",
             "upgrade from /opt/gatehouse 2/bin",
+            "reload",
+            "route disable orders.*",
+            "route enable /shop/a b",
+            "breaker reset orders",
         ];
         for text in changes {
             let change: Change = text.parse().unwrap();
@@ -234,6 +263,8 @@ mod tests {
         let target = |component: &str, instance| v1::Target { component: component.into(), instance };
         let scale = |component: &str, instances| change_request::Change::Scale(v1::Scale { component: component.into(), instances });
         let restart = change_request::Change::Restart;
+        let disable = |name: &str| change_request::Change::SwitchRoute(v1::RouteSwitch { name: name.into(), enabled: false });
+        let no_name = "the name of a route has 1 to 256 bytes, no control characters, and no blanks around it";
         let cases = [
             (None, "the request names no change"),
             (Some(restart(target("egde", None))), "egde: unknown component; did you mean `edge`?"),
@@ -244,6 +275,10 @@ mod tests {
             (Some(scale("pusher", 0)), "there may be 1 to 64 pushers, not 0"),
             (Some(scale("pusher", 65)), "there may be 1 to 64 pushers, not 65"),
             (Some(change_request::Change::Upgrade(v1::Upgrade { directory: "opt".into() })), "opt is no absolute path"),
+            (Some(disable("")), no_name),
+            (Some(disable("a ")), no_name),
+            (Some(disable("a\nb")), no_name),
+            (Some(disable(&"x".repeat(257))), no_name),
         ];
         for (request, why) in cases {
             assert_eq!(Change::read(request).unwrap_err(), why);

@@ -1,6 +1,6 @@
 //! The service on a real unix socket, on one thread as in the supervisor.
 
-mod house;
+pub(super) mod house;
 
 use std::{
     collections::BTreeSet,

@@ -5,6 +5,10 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
 };
 
+use gatehouse_chassis::{
+    config::{Config as _, Reader, Source},
+    connections,
+};
 use gatehouse_proto::internal::v1::{MetricsRequest, process_client::ProcessClient};
 use tokio::task::spawn_blocking;
 use tonic::{Code, transport::Endpoint};
@@ -24,10 +28,14 @@ struct Bench {
 
 impl Bench {
     fn new(name: &'static str, after: Duration) -> Self {
+        Self::behind(Gate::default(), name, after)
+    }
+
+    fn behind(gate: Gate, name: &'static str, after: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let metrics = Metrics::new("supervisor", 0);
         let sockets = vec![(name, listener.try_clone().unwrap().into())];
-        let held = Held::new(Some(after), &metrics, &ConnectionMetrics::new(&metrics), sockets);
+        let held = Held::new(Some(after), gate, &metrics, &ConnectionMetrics::new(&metrics), sockets);
         Self { held, metrics, address: listener.local_addr().unwrap(), listener }
     }
 
@@ -151,4 +159,19 @@ async fn a_flood_of_silent_clients_holds_up_nobody_for_long() {
     assert!(bench.answer("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.starts_with("HTTP/1.1 503 "));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     drop(silent);
+}
+
+#[tokio::test]
+async fn who_comes_by_a_load_balancer_is_understood_and_operators_come_without() {
+    let mut reader = Reader::new(Source::of("[connections]\nproxy_protocol_from = ['127.0.0.1']\n", &[]));
+    let config = connections::Config::read(&mut reader).unwrap();
+    let gate = || Gate::open(&config, &ConnectionMetrics::new(&Metrics::new("supervisor", 0))).unwrap();
+    let mut bench = Bench::behind(gate(), "http", NEVER);
+    bench.held.answer_now("http");
+    let answer = bench.answer(format!("PROXY TCP4 192.0.2.1 10.0.0.1 4660 80\r\n{REQUEST}")).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    let mut bench = Bench::behind(gate(), "admin", NEVER);
+    bench.held.answer_now("admin");
+    let answer = bench.answer(REQUEST).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
 }

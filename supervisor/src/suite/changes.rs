@@ -22,6 +22,8 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// All of them.
 const PUSHERS: Target = Target { component: Component::Pusher, instance: None };
 
+const EDGE: Target = Target { component: Component::Edge, instance: None };
+
 /// Added to the verdict of what the next supervisor would not find in the state file.
 const UNNOTED: &str = "; it could not be noted on disk: if the supervisor dies now, the next one does not know of it";
 
@@ -80,6 +82,7 @@ impl Suite {
             Change::Stop(target) => (Task::Stop, self.of(target)),
             Change::Scale { instances } => self.begin_scale(instances),
             Change::Upgrade { directory } => return self.begin_upgrade(orders, directory),
+            Change::Edge(_) => (Task::Ask, self.of(EDGE)),
         };
         if slots.is_empty() && !matches!(task, Task::Add | Task::Remove) {
             let what = change.to_string();
@@ -151,6 +154,16 @@ impl Suite {
                 job.current = Some(self.turn(job.task, slot, job));
                 continue;
             };
+            if job.task == Task::Ask {
+                let Some(told) = self.ask_edge(job, &mut current) else {
+                    job.current = Some(current);
+                    return false;
+                };
+                job.failed = !told.done;
+                job.steps = told.steps(&current);
+                job.told = told.verdict;
+                return true;
+            }
             if current.to.is_none() {
                 self.fire(job.task, &mut current);
             }
@@ -198,7 +211,7 @@ impl Suite {
         let event = match task {
             Task::Restart | Task::Roll | Task::Back if !slot.machine.can_restart() => return,
             Task::Restart | Task::Roll | Task::Back => Event::Restart,
-            Task::HandOver => return,
+            Task::HandOver | Task::Ask => return,
             Task::Start => Event::Start,
             Task::Stop | Task::Remove => Event::Stop,
             // It starts as all do, or has been started by the supervisor before.
@@ -221,7 +234,7 @@ impl Suite {
     fn judge(&self, task: Task, current: &Current) -> Option<Result<String, String>> {
         let Some(slot) = self.slot(current.slot) else { return Some(Err("it is not there any more".to_owned())) };
         let judged = match (task, current.to) {
-            (_, None) | (Task::HandOver, _) => None,
+            (_, None) | (Task::HandOver | Task::Ask, _) => None,
             (Task::Stop | Task::Remove, Some(_)) => slot.machine.is_stopped().then(|| Ok(stopped(slot, current.from))),
             (Task::Restart | Task::Start | Task::Add | Task::Roll | Task::Back, Some(to)) => started(slot, current.from, to),
         };
@@ -269,6 +282,9 @@ impl Suite {
     }
 
     fn end(&mut self, job: Job) {
+        if job.task == Task::Ask {
+            return self.conclude(&job, &job.told);
+        }
         let scaled = self.end_scale(&job);
         let verdict = match job.steps.last() {
             None => scaled.unwrap_or_else(|| "nothing to do".to_owned()),

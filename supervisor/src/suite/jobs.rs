@@ -30,6 +30,8 @@ pub(super) struct Job {
     pub(super) current: Option<Current>,
     pub(super) steps: Vec<Step>,
     pub(super) failed: bool,
+    /// The edge's own verdict.
+    pub(super) told: String,
 }
 
 /// What is done to each slot.
@@ -44,6 +46,8 @@ pub(super) enum Task {
     Remove,
     /// Nothing: another supervisor is about to be executed.
     HandOver,
+    /// Nothing: the edge is asked to do something.
+    Ask,
     /// As `Restart`, of an upgrade.
     Roll,
     /// The same, when it has failed; it leaves none out.
@@ -147,7 +151,7 @@ impl Jobs {
 impl Job {
     /// Nothing done yet.
     pub(super) fn new(orders: Vec<Order>, task: Task, slots: impl IntoIterator<Item = SlotId>) -> Self {
-        Self { orders, task, left: slots.into_iter().collect(), current: None, steps: Vec::new(), failed: false }
+        Self { orders, task, left: slots.into_iter().collect(), current: None, steps: Vec::new(), failed: false, told: String::new() }
     }
 
     /// Those that it has still to do with.

@@ -1,7 +1,7 @@
 //! A component that does as it is told by files: what a child of the supervisor can do, and nothing else.
 //!
 //! `{dir}/{component}.behaviour` holds words: `exit=CODE` before it is ready, `silent` never ready, `flood` both outputs once ready, `deaf` to SIGTERM,
-//! `hardy` against SIGABRT, `code=CODE` after SIGTERM, `serve` answers on `http` with its name and pid, `fork` starts a process in a session of its own. It
+//! `hardy` against SIGABRT, `code=CODE` after SIGTERM, `serve` answers on `http` with its name and pid, `talks` as an edge on its local socket, `fork` starts a process in a session of its own. It
 //! beats as the chassis does; on SIGUSR1 it says that it stalls. `count` writes numbered lines to stdout, each in two pieces, and says at its end how many.
 //! `{dir}/{component}.check` holds what `--check` prints before it exits 78. What happens is appended to `{dir}/events`.
 
@@ -25,6 +25,8 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Semaphore,
 };
+
+use crate::edge;
 
 /// Puts the scripts in place.
 pub fn install(dir: &Path) -> PathBuf {
@@ -85,7 +87,11 @@ async fn component() {
     }
     let idle = Semaphore::new(1);
     let serving = async {
-        match Inherited::from_env().unwrap().take("http").unwrap() {
+        let mut lent = Inherited::from_env().unwrap();
+        if told("talks").is_some() {
+            edge::talk(lent.take("local").unwrap().unwrap(), dir.clone());
+        }
+        match lent.take("http").unwrap() {
             Some(Listener::Tcp(listener)) if told("serve").is_some() => {
                 serve(&listener, &format!("{component} {}", process::id()), &idle).await;
             }

@@ -8,6 +8,7 @@ mod changes;
 mod control;
 mod disk;
 mod drain;
+mod edge;
 mod fake;
 mod hang;
 mod held;

@@ -28,7 +28,11 @@ fn in_session(command: &Command, shell: &str, with_terminal: bool) -> (Command, 
         session.arg("--ctty").stdin(other_end.unwrap());
         terminal
     });
-    session.args(["sh", "-c", &format!("{shell} exec \"$@\""), "sh"]).arg(command.get_program()).args(command.get_args());
+    // Under nohup, these tests would hand on that SIGHUP is ignored.
+    session
+        .args(["env", "--default-signal=HUP", "sh", "-c", &format!("{shell} exec \"$@\""), "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
     session.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     (session, terminal)
 }

@@ -42,7 +42,7 @@ impl Builder {
     pub(super) fn new() -> Self {
         let scratch = Scratch::new();
         let signer = random_key();
-        let key = scratch.write(SIGNER, to_pem(&signer));
+        let key = scratch.write_private(SIGNER, to_pem(&signer));
         let dirs = [STATE, RUN].map(|name| scratch.path().join(name));
         for dir in &dirs {
             fs::create_dir(dir).unwrap();

@@ -16,8 +16,8 @@ use gatehouse_tests::{
     wait,
 };
 
-/// Sets a file system of its own, which vanishes with the last of its processes, in the place of the state directory.
-const ON_TMPFS: &str = r#"mount -t tmpfs -o size=4m,mode=750 tmpfs "$0" && exec "$@""#;
+/// Sets a file system of its own, which vanishes with the last of its processes, in the place of the state directory. Spools take their room on it ahead of time.
+const ON_TMPFS: &str = r#"mount -t tmpfs -o size=64m,mode=750 tmpfs "$0" && exec "$@""#;
 
 #[tokio::test]
 async fn restarts_go_on_while_the_disk_is_full_and_are_written_down_later() {

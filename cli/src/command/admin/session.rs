@@ -8,13 +8,14 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use gatehouse_chassis::ipc::Channel;
+use gatehouse_client::key;
 use gatehouse_proto::{
     internal::v1::{CreateSessionRequest, RevokeSessionRequest, Session, ShowSessionRequest, admin_client::AdminClient},
     keys::PublicKey,
 };
 
 use super::{BOUND, PEER};
-use crate::{client::key, failure::Failure, local, output::Output};
+use crate::{failure::Failure, local, output::Output};
 
 /// What to do with a session.
 #[derive(Debug, Subcommand)]

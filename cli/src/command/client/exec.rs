@@ -14,11 +14,11 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use gatehouse_client::{Device, Unverified};
 use gatehouse_proto::gateway::v1::ExecuteCommandResponse;
 
 use super::Party;
 use crate::{
-    client::{Device, Unverified},
     failure::Failure,
     local,
     output::{Output, readable},

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use crate::{client::key, failure::Failure, output::Output};
+use gatehouse_client::key;
+
+use crate::{failure::Failure, output::Output};
 
 /// Where the private key goes.
 #[derive(Debug, Args)]

@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use prost::Message as _;
 use serde_json::{Value, json};
 
+use gatehouse_client::{Order, Unverified};
 use gatehouse_proto::gateway::v1::{GatewayEvent, ServerTime, server_time::Resume};
 
 use super::{Line, Party};
 use crate::{
-    client::{Order, Unverified},
     failure::Failure,
     local,
     output::{Output, readable},

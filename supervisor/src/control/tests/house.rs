@@ -52,7 +52,8 @@ impl House {
         let records = Records { output, ledger: Ledger::open(this.dir.path()) };
         let (control, ends) = Control::open(&this.process, access, &this.socket(), records).unwrap();
         this.process.inherited(|inherited| inherited.insert("local", listener));
-        this.process.serve_local_to_the_end(|routes| routes.add_service(control.into_server())).unwrap();
+        let keys = control.signer_keys(Some(this.config()));
+        this.process.serve_local_to_the_end(|routes| routes.add_service(keys).add_service(control.into_server())).unwrap();
         let instance = |component: &str, instance| InstanceStatus { component: component.into(), instance, ..InstanceStatus::default() };
         let instances = vec![instance("pusher", 0), instance("pusher", 1), instance("edge", 0)];
         ends.snapshot.send_modify(|Snapshot { status, .. }| status.instances = instances);
@@ -61,6 +62,11 @@ impl House {
 
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("supervisor.sock")
+    }
+
+    /// The file that a question is answered by.
+    pub fn config(&self) -> PathBuf {
+        self.dir.path().join("gateway.toml")
     }
 
     pub fn client(&self) -> SupervisorClient<Channel> {

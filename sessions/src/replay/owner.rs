@@ -1,0 +1,77 @@
+//! A sign of life in Redis, while this process carries out what others may wait for.
+
+use std::{sync::Arc, time::Duration};
+
+use gatehouse_chassis::{
+    Process,
+    redis::{Cmd, Redis, cmd},
+};
+use tokio::sync::watch;
+
+use super::entry::OwnerId;
+
+/// How often it is given, and for how long it counts.
+const BEAT: Duration = Duration::from_secs(1);
+const COUNTS_MS: u64 = 4000;
+
+/// Clones share the count of what is being carried out.
+#[derive(Clone, Debug)]
+pub(super) struct Owner {
+    id: OwnerId,
+    working: Arc<watch::Sender<usize>>,
+}
+
+/// One thing that is being carried out.
+#[derive(Debug)]
+pub(super) struct Working(Arc<watch::Sender<usize>>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.send_modify(|working| *working -= 1);
+    }
+}
+
+impl Owner {
+    pub(super) fn new(process: &Process, redis: &Redis) -> Self {
+        let (working, mut any) = watch::channel(0);
+        let this = Self { id: uuid::Uuid::new_v4().into_bytes(), working: Arc::new(working) };
+        let (beat, redis) = (sign(redis, &this.id), redis.clone());
+        process.shutdown().spawn_companion("replay-owner", async move {
+            while any.wait_for(|working| *working > 0).await.is_ok() {
+                // Silence for a while costs a retry its answer, and it may ask again.
+                if let Err(error) = redis.run::<()>(&beat).await {
+                    tracing::debug!(%error, "no sign of life for those who wait for answers");
+                }
+                tokio::time::sleep(BEAT).await;
+            }
+        });
+        this
+    }
+
+    pub(super) const fn id(&self) -> OwnerId {
+        self.id
+    }
+
+    pub(super) fn begin(&self) -> Working {
+        self.working.send_modify(|working| *working += 1);
+        Working(Arc::clone(&self.working))
+    }
+
+    /// Gives the sign.
+    pub(super) fn sign(&self, redis: &Redis) -> Cmd {
+        sign(redis, &self.id)
+    }
+
+    /// Asks whether that one lives.
+    pub(super) fn is_alive(redis: &Redis, id: &OwnerId) -> Cmd {
+        cmd("EXISTS").arg(key(redis, id)).clone()
+    }
+}
+
+fn sign(redis: &Redis, id: &OwnerId) -> Cmd {
+    cmd("SET").arg(key(redis, id)).arg(1).arg("PX").arg(COUNTS_MS).clone()
+}
+
+fn key(redis: &Redis, id: &OwnerId) -> String {
+    redis.key(&format!("replay-owner:{}", uuid::Uuid::from_bytes(*id).simple()))
+}
