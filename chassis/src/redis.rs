@@ -133,6 +133,12 @@ impl Redis {
         entries(value).ok_or(RedisError::Unexpected("XRANGE"))
     }
 
+    /// Reads stream entries up to and including `until`, newest first, at most `count` of them.
+    pub async fn range_back(&self, stream: &str, until: StreamId, count: usize) -> Result<Vec<Entry>, RedisError> {
+        let value: Value = self.run(cmd("XREVRANGE").arg(stream).arg(until.to_string()).arg("-").arg("COUNT").arg(count)).await?;
+        entries(value).ok_or(RedisError::Unexpected("XREVRANGE"))
+    }
+
     /// A connection of its own, for blocking reads: the caller sets the deadline.
     pub async fn dedicated(&self) -> Result<Connection, RedisError> {
         dial::dial(&self.config).await

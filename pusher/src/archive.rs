@@ -137,7 +137,8 @@ fn wanted(raw: &Raw, seat: &Seat) -> Option<Arc<Entry>> {
     (entry.event.user_id == seat.user_id && seat.wants(&entry)).then(|| Arc::new(entry))
 }
 
-fn next_count(raw: &[Raw]) -> usize {
+/// How many entries to ask for next, by the size of the last ones.
+pub(crate) fn next_count(raw: &[Raw]) -> usize {
     let size = |raw: &Raw| raw.fields().map(|(name, value)| name.len() + value.len()).sum::<usize>();
     let mean = raw.iter().map(size).sum::<usize>() / raw.len().max(1);
     (PAGE_BYTES / mean.max(1)).clamp(1, PAGE_ENTRIES)

@@ -89,11 +89,11 @@ pub struct Place {
 pub struct Closed;
 
 impl Hub {
-    /// Publishing begins after `position`; no stream begins before `floor`.
+    /// Publishing begins after `position`, where `past` ends; no stream begins before `floor`.
     #[must_use]
-    pub fn new(settings: Push, keys: Keys, metrics: PushMetrics, position: StreamId, floor: StreamId) -> Self {
+    pub fn new(settings: Push, keys: Keys, metrics: PushMetrics, past: Log, position: StreamId, floor: StreamId) -> Self {
         let state = State {
-            log: Log::new(settings.log_bytes, position),
+            log: past,
             read: position,
             horizon: position.max(floor),
             users: HashMap::new(),

@@ -21,6 +21,7 @@ pub mod floor;
 pub mod hub;
 pub mod log;
 pub mod metrics;
+pub mod past;
 pub mod reader;
 pub mod resume;
 pub mod seat;
@@ -65,7 +66,8 @@ pub async fn serve(process: Process, config: Config) -> anyhow::Result<()> {
     config.sessions.keys.follow(&process);
     let lowest = floor.known().map(|mark| mark.floor).unwrap_or_default();
     let metrics = PushMetrics::new(&process);
-    let hub = Arc::new(Hub::new(config.push, config.sessions.keys.clone(), metrics, position, lowest));
+    let past = past::recall(&redis, &config.push, position).await;
+    let hub = Arc::new(Hub::new(config.push, config.sessions.keys.clone(), metrics, past, position, lowest));
     let archive = Arc::new(Archive::new(redis.clone(), Arc::clone(&floor), Arc::clone(&hub)));
     let revoking = Arc::clone(&hub);
     let sessions = Sessions::open(&process, redis.clone(), &config.sessions, move |id| revoking.revoke(id)).await?;

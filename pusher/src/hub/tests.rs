@@ -45,7 +45,14 @@ fn hub(log_bytes: usize) -> Arc<Hub> {
     let process = Process::new("pusher", 0, Shared::read(&mut reader).unwrap(), Inherited::default());
     let bounds = Bounds { events: 5, bytes: 6000, age: Duration::from_secs(30) };
     let settings = Push { log_bytes, bounds, bookmark_interval: Duration::ZERO, retry_after: Duration::ZERO };
-    Arc::new(Hub::new(settings, Keys::single(Signer::from_seed(&[1; 32])), PushMetrics::new(&process), at(10), at(10)))
+    Arc::new(Hub::new(
+        settings,
+        Keys::single(Signer::from_seed(&[1; 32])),
+        PushMetrics::new(&process),
+        Log::new(log_bytes, at(10)),
+        at(10),
+        at(10),
+    ))
 }
 
 const fn at(ms: u64) -> StreamId {

@@ -47,9 +47,11 @@ async fn a_redis_that_comes_back_empty_is_another_redis() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_redis_is_away_memory_answers_what_it_can() {
     let mut bench = Bench::start();
-    let unknown = bench.publish("a", "before this pusher's time");
-    bench.publish("a", "that, too");
-    let pusher = bench.pusher(TRUSTING).await;
+    let unknown = bench.publish("a", "long before this pusher's time");
+    for _ in 0..8 {
+        bench.publish("a", "what memory cannot hold".repeat(5_000));
+    }
+    let pusher = bench.pusher(&format!("{TRUSTING}[push]\nlog_bytes = 1048576\n")).await;
     let begin = {
         let mut client = pusher.attach("a1", None).await;
         client.server_time().await.0

@@ -51,14 +51,33 @@ async fn what_memory_lacks_follows_from_redis() {
         bench.publish("b", "another user's");
         bench.publish_to("a", "a2", "another device's");
     }
-    // Another pusher, which has read none of it.
-    let second = bench.pusher("").await;
+    // Another pusher, with room for the last of it.
+    let second = bench.pusher("[push]\nlog_bytes = 1048576\n").await;
     let (mut client, begin, resume) = resumed(&second, cursor).await;
     assert_eq!((begin, resume), (cursor, Resume::Complete));
     assert_eq!(client.payloads(500).await, expected);
     bench.publish("a", "live");
     assert_eq!(client.payloads(1).await, ["live"]);
     assert!(second.metric("push_replay_pages_total") > 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_has_the_recent_past_in_memory() {
+    let bench = Bench::start();
+    let first = bench.pusher("").await;
+    let cursor = cursor_after_one(&bench, &first).await;
+    let expected: Vec<_> = (0..300).map(|n| n.to_string()).collect();
+    for n in &expected {
+        bench.publish("a", n);
+    }
+    let second = bench.pusher("").await;
+    drop(first);
+    bench.publish("a", "live");
+    let (mut client, begin, resume) = resumed(&second, cursor).await;
+    assert_eq!((begin, resume), (cursor, Resume::Complete));
+    assert_eq!(client.payloads(300).await, expected);
+    assert_eq!(client.payloads(1).await, ["live"]);
+    assert!(second.metric("push_replay_pages_total").abs() < f64::EPSILON, "memory had it all");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,6 +154,7 @@ async fn a_cursor_that_was_trimmed_past_is_answered_with_a_gap_and_what_is_left(
     let (mut client, again, resume) = resumed(&second, begin).await;
     assert_eq!((again, resume), (begin, Resume::Complete));
     assert_eq!(client.payloads(1).await, ["kept"]);
+    assert!(second.metric("push_replay_pages_total").abs() < f64::EPSILON, "memory begins where what is left begins");
 }
 
 #[tokio::test(flavor = "multi_thread")]
