@@ -81,6 +81,7 @@ impl Commands {
         };
         let claim = match found {
             Ok(Found::First(claim)) => claim,
+            Ok(Found::Pending) => return Err(verdict::with_outcome_unknown(verdict::downstream_timed_out())),
             Ok(Found::Kept(keepsake)) => return self.give_again(&route, &request, &caller, &session, keepsake).await,
             Err(refusal) => return Err(self.reject(&request, &caller, &Rejected { refusal, session: Some(session) })),
         };
@@ -93,6 +94,7 @@ impl Commands {
         }
         let (this, left) = (Arc::clone(self), left());
         let whole = async move {
+            let claim = claim.begin();
             let (answer, fate) = this.carry_out(&route, place, &request, &caller, &session, None).await;
             match (fate, &answer) {
                 (Fate::Untouched, _) => claim.release().await,
