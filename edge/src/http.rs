@@ -7,6 +7,7 @@ pub(crate) mod guard;
 mod health;
 mod keys;
 mod proxy;
+mod readings;
 mod routes;
 mod upload;
 mod upstream;
@@ -70,6 +71,9 @@ impl Door {
 
     async fn respond(&self, table: &Table, place: &Place, request: Request, request_id: &str) -> Result<Response, Problem> {
         guard::check(&request)?;
+        if !table.places.is_sure(*place, request.uri().path()) {
+            return Err(Problem::BadRequest("the path may be read as that of another route"));
+        }
         match place {
             Place::Own(own) => {
                 if !matches!(*request.method(), Method::GET | Method::HEAD) {

@@ -7,10 +7,7 @@
 use axum::extract::Request;
 use http::{HeaderValue, Version, header, uri::Authority};
 
-use super::errors::Problem;
-
-/// How often a path may be decoded by the servers behind us, one after the other.
-const LAYERS: usize = 3;
+use super::{errors::Problem, readings::layers};
 
 /// Whether the request is one that every server reads alike.
 pub(crate) fn check(request: &Request) -> Result<(), Problem> {
@@ -55,15 +52,10 @@ fn coding(request: &Request) -> Result<(), Problem> {
     }
 }
 
-/// Segments that climb, control characters and characters that hide behind a longer encoding than theirs, in clear or as escapes, once or several times over:
-/// routes are matched before a backend decodes.
+/// Segments that climb, control characters and characters that hide behind a longer encoding than theirs, in clear or as escapes, once
+/// or several times over: routes are matched before a backend decodes.
 fn path(path: &str) -> Result<(), Problem> {
-    let mut decoded = path.as_bytes().to_vec();
-    for _ in 0..LAYERS {
-        let escaped = decoded.contains(&b'%');
-        if escaped {
-            decoded = decode(&decoded);
-        }
+    for decoded in layers(path) {
         if decoded.iter().any(u8::is_ascii_control) {
             return Err(Problem::BadRequest("a control character in the path"));
         }
@@ -72,9 +64,6 @@ fn path(path: &str) -> Result<(), Problem> {
         }
         if decoded.split(|byte| matches!(byte, b'/' | b'\\')).any(is_dots) {
             return Err(Problem::BadRequest("a dot segment in the path"));
-        }
-        if !escaped {
-            break;
         }
     }
     Ok(())
@@ -91,24 +80,6 @@ fn is_overlong(path: &[u8]) -> bool {
     path.contains(&0xc0)
         || path.contains(&0xc1)
         || path.windows(2).any(|pair| matches!(pair, [0xe0, 0x80..=0x9f] | [0xf0, 0x80..=0x8f] | [0xf8..=0xff, _]))
-}
-
-/// Resolves escapes once; what is no escape stays.
-fn decode(path: &[u8]) -> Vec<u8> {
-    let digit = |byte: Option<&u8>| byte.and_then(|&byte| char::from(byte).to_digit(16)).and_then(|digit| u8::try_from(digit).ok());
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        match (byte, digit(after.first()), digit(after.get(1))) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push(high << 4 | low);
-                rest = &after[2..];
-            }
-            _ => decoded.push(byte),
-        }
-    }
-    decoded
 }
 
 #[cfg(test)]

@@ -149,6 +149,7 @@ async fn errors_have_one_shape_and_carry_the_request_s_id() {
         ("POST", "/api/v1/public/auth/login", 503, "service_unavailable"),
         ("GET", "/a/..%2fb", 400, "bad_request"),
         ("GET", "/a%00", 400, "bad_request"),
+        ("GET", "/%68ealthz", 400, "bad_request"),
     ] {
         let answer = request(&bench, method, path, "x-request-id: mine-1\r\n").await;
         let error = answer.json()["error"].clone();

@@ -214,3 +214,26 @@ async fn switches_that_cannot_be_read_or_written_stop_nothing_and_are_told() {
     assert!(verdict.done && verdict.verdict.starts_with("orders.create is enabled; a restart of the edge forgets it"), "{verdict:?}");
     assert_eq!(ask(&bench, "orders.create", "r-2").await.as_deref(), Ok("orders"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_other_way_to_write_its_path_leads_round_a_disabled_route() {
+    let server = mirror();
+    let text = web(server.address()) + "[[route]]\nprefix = \"/\"\nbackend = \"web\"\n";
+    let bench = Bench::start(&text).await;
+    assert!(switch(&bench, "/shop", false).await.done);
+    assert!(switch(&bench, "/api/v1/public/auth", false).await.done);
+    for (path, status) in [("/shop", 503), ("/shop/x", 503), ("/shopping", 200), ("/x//shop", 200), ("/x;shop", 200)] {
+        assert_eq!(get(&bench, path).await.status, status, "{path}");
+    }
+    for path in
+        ["/%73hop", "//shop", "/shop;x", "/shop;x/y", "/shop%2Fx", "/shop%3bx", "/%2573hop", "/\\shop", "/api/v1/public/%61uth/login"]
+    {
+        let answer = get(&bench, path).await;
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("bad_request")), "{path}");
+    }
+    assert!(switch(&bench, "/shop", true).await.done);
+    for path in ["/shop/a%2Fb;c//d", "/x%2Fshop", "//x"] {
+        let answer = get(&bench, path).await;
+        assert_eq!((answer.status, answer.json()["target"].as_str()), (200, Some(path)), "it goes on as it came");
+    }
+}
