@@ -16,7 +16,8 @@ pub(crate) fn check(request: &Request) -> Result<(), Problem> {
     path(request.uri().path())
 }
 
-/// RFC 9112 §3.2: one `Host` in HTTP/1.1, at most one elsewhere, none that is no host, and none that contradicts the target.
+/// RFC 9112 §3.2: one `Host` in HTTP/1.1, at most one elsewhere, none that is no host, and none that contradicts the target; which, as
+/// RFC 9113 §8.3.1 has it for HTTP/2, names no user.
 fn host(request: &Request) -> Result<(), Problem> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next();
@@ -29,7 +30,11 @@ fn host(request: &Request) -> Result<(), Problem> {
     if host.is_some_and(|host| !is_host(host)) {
         return Err(Problem::BadRequest("the Host header is not a host"));
     }
-    match (host, request.uri().authority()) {
+    let authority = request.uri().authority();
+    if authority.is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(Problem::BadRequest("the target has user information"));
+    }
+    match (host, authority) {
         (Some(host), Some(authority)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
             Err(Problem::BadRequest("the Host header contradicts the target"))
         }
@@ -114,6 +119,9 @@ mod tests {
             ("http://b:1/", one, &[host], Some("the Host header contradicts the target")),
             ("http://a:1/", two, &[], None),
             ("http://a:1/", two, &[("host", "b:1")], Some("the Host header contradicts the target")),
+            ("http://a:1@b/", two, &[], Some("the target has user information")),
+            ("http://@b/", two, &[], Some("the target has user information")),
+            ("http://a@b/", one, &[("host", "b")], Some("the target has user information")),
             ("/", one, &[("host", "")], None),
             ("/", one, &[("host", "[::1]:80")], None),
             ("/", one, &[("host", "a@b")], Some("the Host header is not a host")),

@@ -242,6 +242,20 @@ async fn an_http_2_client_reaches_an_http_1_backend() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_names_a_user_is_refused_over_http_2_too() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let server = mirror();
+    let bench = Bench::start(&routes(server.address())).await;
+    let stream = TokioIo::new(TcpStream::connect(bench.http).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    bench.process.spawn("h2-client", async move { connection.await.unwrap() });
+    for (authority, status) in [("user@bank.example", 400), ("gate.example@bank.example:80", 400), ("gate.example", 200)] {
+        let request = http::Request::get(format!("http://{authority}/shop")).body(Body::empty()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), status, "{authority}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_is_dead_or_slow_is_said_to_be() {
     let gone = mirror().address();
     let bench = Bench::start(&routes(gone)).await;
