@@ -40,6 +40,8 @@ pub(crate) use routes::Table as Places;
 use routes::{Own, Place};
 
 const REQUEST_ID: &str = "x-request-id";
+/// Methods that a backend may know. Others go there as well, but for those that are about the connection to us.
+const PASSED_ON: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// What the public listener serves.
 #[derive(Debug)]
@@ -77,13 +79,13 @@ impl Door {
         match place {
             Place::Own(own) => {
                 if !matches!(*request.method(), Method::GET | Method::HEAD) {
-                    return Err(Problem::MethodNotAllowed);
+                    return Err(Problem::MethodNotAllowed("GET, HEAD"));
                 }
                 Ok(self.own(*own, request.headers()).await)
             }
             Place::Auth | Place::Route(_) => {
                 if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-                    return Err(Problem::MethodNotAllowed);
+                    return Err(Problem::MethodNotAllowed(PASSED_ON));
                 }
                 let route = if let Place::Route(route) = place { Some(*route) } else { None };
                 table.proxy.answer(route, request, request_id).await

@@ -57,9 +57,12 @@ fn coding(request: &Request) -> Result<(), Problem> {
     }
 }
 
-/// Segments that climb, control characters and characters that hide behind a longer encoding than theirs, in clear or as escapes, once
+/// A target that is no path, segments that climb, control characters and characters that hide behind a longer encoding than theirs, in clear or as escapes, once
 /// or several times over: routes are matched before a backend decodes.
 fn path(path: &str) -> Result<(), Problem> {
+    if !path.starts_with('/') {
+        return Err(Problem::BadRequest("the target is no path"));
+    }
     for decoded in layers(path) {
         if decoded.iter().any(u8::is_ascii_control) {
             return Err(Problem::BadRequest("a control character in the path"));
@@ -191,6 +194,9 @@ mod tests {
             "/a%255c..%255cb",
         ] {
             assert_eq!(path(bad), Err(Problem::BadRequest("a dot segment in the path")), "{bad}");
+        }
+        for bad in ["*", "", "a/b", "\\a"] {
+            assert_eq!(path(bad), Err(Problem::BadRequest("the target is no path")), "{bad}");
         }
         for bad in ["/a%00", "/%0d%0aa", "/%7f", "/a%2500", "/%250d%250a"] {
             assert_eq!(path(bad), Err(Problem::BadRequest("a control character in the path")), "{bad}");

@@ -149,6 +149,7 @@ async fn errors_have_one_shape_and_carry_the_request_s_id() {
         ("POST", "/api/v1/public/auth/login", 503, "service_unavailable"),
         ("GET", "/a/..%2fb", 400, "bad_request"),
         ("GET", "/a%00", 400, "bad_request"),
+        ("OPTIONS", "*", 400, "bad_request"),
         ("GET", "/%68ealthz", 400, "bad_request"),
     ] {
         let answer = request(&bench, method, path, "x-request-id: mine-1\r\n").await;
@@ -252,6 +253,32 @@ async fn an_authority_that_names_a_user_is_refused_over_http_2_too() {
     for (authority, status) in [("user@bank.example", 400), ("gate.example@bank.example:80", 400), ("gate.example", 200)] {
         let request = http::Request::get(format!("http://{authority}/shop")).body(Body::empty()).unwrap();
         assert_eq!(sender.send_request(request).await.unwrap().status(), status, "{authority}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_is_not_passed_on_is_told_which_are() {
+    let server = mirror();
+    let bench = Bench::start(&routes(server.address()).replace("/cut", "/")).await;
+    for (method, target, allowed) in [
+        ("POST", "/healthz", "GET, HEAD"),
+        ("TRACE", "/healthz", "GET, HEAD"),
+        ("TRACE", "/shop", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        ("TRACE", "/api/v1/public/auth/login", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+    ] {
+        let answer = request(&bench, method, target, "").await;
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(allowed)), "{method} {target}");
+    }
+    for (method, target) in [("OPTIONS", "*"), ("GET", "*"), ("CONNECT", "shop.example:80")] {
+        let answer = raw(
+            bench.http,
+            &format!(
+                "{method} {target} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+                if method == "CONNECT" { target } else { "gate" }
+            ),
+        )
+        .await;
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("bad_request")), "{method} {target}");
     }
 }
 
