@@ -84,8 +84,8 @@ async fn a_broken_file_is_refused_wholly_with_every_problem_and_its_place() {
     let verdict = bench.reload(&broken).await;
     assert_eq!((verdict.done, verdict.verdict.as_str()), (false, "nothing was changed: 2 problems in the configuration"));
     let place = |line: usize, what: &str| format!("{}:{line}: {what}", file.display());
-    assert!(verdict.details.contains(&place(10, "command[2].backend: `order`: unknown backend; did you mean `orders`?")), "{verdict:?}");
-    assert!(verdict.details.iter().any(|detail| detail.starts_with(&place(12, "redis.db:"))), "{verdict:?}");
+    assert!(verdict.details.contains(&place(11, "command[2].backend: `order`: unknown backend; did you mean `orders`?")), "{verdict:?}");
+    assert!(verdict.details.iter().any(|detail| detail.starts_with(&place(13, "redis.db:"))), "{verdict:?}");
     for text in ["[[command", "[overload]\nmin_in_flight = 100\nmax_in_flight = 10"] {
         assert!(!bench.reload(text).await.done, "{text}");
     }
