@@ -35,6 +35,7 @@ use crate::{
 pub(crate) use download::Cuts;
 use errors::Problem;
 pub(crate) use health::Dependencies;
+use health::Readiness;
 pub(crate) use proxy::Proxy;
 pub(crate) use routes::Table as Places;
 use routes::{Own, Place};
@@ -47,7 +48,7 @@ const PASSED_ON: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 #[derive(Debug)]
 pub(crate) struct Door {
     routing: Arc<Routing>,
-    dependencies: Dependencies,
+    readiness: Readiness,
     keys: Keys,
     metrics: HttpMetrics,
     closing: Closing,
@@ -63,7 +64,7 @@ impl Door {
         closing: Closing,
         requests: Arc<Requests>,
     ) -> Self {
-        Self { routing, dependencies, keys, metrics: HttpMetrics::new(metrics), closing, requests }
+        Self { routing, readiness: Readiness::new(dependencies), keys, metrics: HttpMetrics::new(metrics), closing, requests }
     }
 
     /// The router of the `http` socket. Everything goes through one function, so that nothing is answered without a request id and a count.
@@ -121,7 +122,7 @@ impl Door {
             Own::Alive => json_response(StatusCode::OK, &json!({"status": "ok"})),
             Own::Serving => json_response(status(!draining), &json!({"status": if draining { "draining" } else { "ready" }})),
             Own::Ready => {
-                let (ready, report) = self.dependencies.report(draining).await;
+                let (ready, report) = self.readiness.report(self.closing.shutdown()).await;
                 json_response(status(ready), &report)
             }
             Own::Keys => keys::answer(&self.keys.ring(), asked),

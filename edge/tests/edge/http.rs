@@ -11,10 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{
-    bench::{Bench, until},
-    fakes::{Pusher, Server},
-};
+use crate::{bench::Bench, fakes::Server};
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -98,36 +95,6 @@ async fn health_says_that_the_process_is_alive_and_asks_nothing() {
     assert_eq!(get(&bench, "/readyz").await.status, 200);
     let head = request(&bench, "HEAD", "/healthz", "").await;
     assert_eq!((head.status, head.body.as_str()), (200, ""));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn readiness_names_what_is_missing() {
-    let mut bench = Bench::start("[suite]\npushers = 2").await;
-    let missing = get(&bench, "/health/ready").await;
-    let named = json!({"status": "not_ready", "database": "disconnected", "redis": "connected", "pusher": "not_ready"});
-    assert_eq!((missing.status, missing.json()), (503, named));
-
-    let _pusher = Pusher::start(bench.dir.path(), 1);
-    let (health, service) = tonic_health::server::health_reporter();
-    health.set_service_status("database", tonic_health::ServingStatus::Serving).await;
-    let routes = tonic::service::Routes::new(service).into_axum_router();
-    let _auditor = Server::unix(&bench.dir.path().join("auditor.sock"), routes);
-    for path in ["/health/ready", "/api/v1/health/ready"] {
-        let ready = get(&bench, path).await;
-        let all = json!({"status": "ready", "database": "connected", "redis": "connected", "pusher": "ready"});
-        assert_eq!((ready.status, ready.json()), (200, all), "{path}");
-    }
-    for (policy, told) in [("allkeys-lru", Some("evicts keys")), ("noeviction", Some("connected"))] {
-        bench.redis.run(&["CONFIG", "SET", "maxmemory-policy", policy]);
-        until("it is told so", async || {
-            let report = get(&bench, "/health/ready").await;
-            (report.json()["redis"].as_str() == told && (report.status == 200) == (policy == "noeviction")).then_some(())
-        })
-        .await;
-    }
-    bench.redis.kill9();
-    let missing = get(&bench, "/health/ready").await;
-    assert_eq!((missing.status, missing.json()["redis"].as_str()), (503, Some("disconnected")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
