@@ -67,3 +67,11 @@ async fn a_report_for_people_says_what_was_asked_and_what_came() {
     assert!(done.code == 0 && lines.len() == 3 && lines[0].contains("3 × 2 at once"), "{done:?}");
     assert!(lines[1].contains(" a second") && lines[2].contains("p99 ") && lines[2].ends_with("from when each was to be sent"), "{done:?}");
 }
+
+#[tokio::test]
+async fn more_at_once_than_a_machine_can_have_under_way_is_a_usage_error() {
+    let scene = Scene::new(|_| {}, None).await;
+    let done = bench(&scene, &["--connections", "101", "--streams", "1000", "--duration", "1ms"]).await;
+    assert_eq!(done.code, 2, "{done:?}");
+    assert!(done.stderr.contains("--connections × --streams: 101000 commands at once; 100000 are the most"), "{done:?}");
+}
