@@ -20,7 +20,7 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
-    admission::{Admission, Place, Within},
+    admission::{Admission, Place, Room},
     backends::Clock,
     closing::Closing,
     commands::to_the_end,
@@ -34,7 +34,6 @@ use crate::{
 pub(crate) struct Proxy {
     routes: Vec<Option<Arc<Forward>>>,
     auth: Option<Arc<Forward>>,
-    admission: Admission,
     closing: Closing,
 }
 
@@ -48,7 +47,8 @@ struct Forward {
     disabled: bool,
     upstream: Upstream,
     /// What that backend may have to do at once.
-    bound: Within,
+    room: Room,
+    admission: Admission,
     timeout: Duration,
     transfer: Transfer,
     cuts: CutsOf,
@@ -64,19 +64,31 @@ impl Proxy {
         Makings { admission, trail, closing, cuts }: &Makings,
     ) -> Self {
         let forward = |route: &Route| {
-            let End { backend, bound } = end(route.backend)?;
+            let End { backend, room } = end(route.backend)?;
             let Route { strip_prefix, audit, priority, timeout, transfer, .. } = *route;
             let (prefix, upstream) = (route.prefix.clone(), Upstream::new(backend));
-            let (disabled, cuts, trail) = (is_disabled(&prefix), cuts.of(&upstream.name), trail.clone());
-            let forward = Forward { prefix, strip_prefix, audit, priority, disabled, upstream, bound, timeout, transfer, cuts, trail };
-            Some(Arc::new(forward))
+            let (disabled, cuts, trail, admission) = (is_disabled(&prefix), cuts.of(&upstream.name), trail.clone(), admission.clone());
+            Some(Arc::new(Forward {
+                prefix,
+                strip_prefix,
+                audit,
+                priority,
+                disabled,
+                upstream,
+                room,
+                admission,
+                timeout,
+                transfer,
+                cuts,
+                trail,
+            }))
         };
         let routes = config.routes.iter().map(&forward).collect();
         let auth = config.auth.and_then(|Auth { backend, timeout, transfer }| {
             let (prefix, strip_prefix, audit, priority) = (AUTH_PREFIX.to_owned(), false, Audit::BestEffort, Priority::Normal);
             forward(&Route { prefix, backend, strip_prefix, audit, priority, timeout, transfer })
         });
-        Self { routes, auth, admission: admission.clone(), closing: closing.clone() }
+        Self { routes, auth, closing: closing.clone() }
     }
 
     /// The backend's answer; the auth backend's without a route.
@@ -88,7 +100,7 @@ impl Proxy {
         if forward.disabled {
             return Err(Problem::RouteDisabled);
         }
-        let place = self.admission.enter(forward.priority, Some(&forward.bound)).await?;
+        let place = forward.admission.enter(forward.priority, Some(&forward.room)).await?;
         let request_id = request_id.to_owned();
         let closing = self.closing.clone();
         to_the_end(self.closing.shutdown(), "forward", async move { forward.answer(request, place, &request_id, &closing).await }).await
@@ -139,6 +151,8 @@ impl Forward {
             request.headers_mut().insert(REQUEST_ID, value);
         }
         let clock = Clock::new(watch.progress.clone(), self.timeout, &self.transfer);
+        // It has no id that would be used up: whoever finds none may come again, and waits for nothing.
+        let _seat = self.admission.seat(self.priority, &self.room, Duration::ZERO).await?;
         let answer = self.upstream.request(request, &clock).await.map_err(|problem| watch.fault().unwrap_or(problem))?;
         let (mut parts, body) = answer.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
