@@ -13,7 +13,7 @@ use http_body::Body as _;
 
 use super::{
     REQUEST_ID,
-    download::{CutsOf, Download},
+    download::{CutsOf, Download, Held},
     errors::Problem,
     forwarded::{Seen, strip_hop, to_backend},
     upload::Upload,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     admission::{Admission, Place, Room},
-    backends::Clock,
+    backends::{Answer, Clock},
     closing::Closing,
     commands::to_the_end,
     config::{AUTH_PREFIX, Audit, Auth, Config, Priority, Route, Transfer},
@@ -152,16 +152,17 @@ impl Forward {
         }
         let clock = Clock::new(watch.progress.clone(), self.timeout, &self.transfer);
         // It has no id that would be used up: whoever finds none may come again, and waits for nothing.
-        let _seat = self.admission.seat(self.priority, &self.room, Duration::ZERO).await?;
+        let seat = self.admission.seat(self.priority, &self.room, Duration::ZERO).await?;
         let answer = self.upstream.request(request, &clock).await.map_err(|problem| watch.fault().unwrap_or(problem))?;
-        let (mut parts, body) = answer.into_parts();
+        let (mut parts, Answer { body, ending }) = answer.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked it to.
             return Err(Problem::BadGateway);
         }
         strip_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
-        Ok(Response::from_parts(parts, Body::new(Download::new(body, self.transfer, watch, self.cuts.clone()))))
+        let body = Download::new(body, self.transfer, watch, self.cuts.clone(), Held { ending, seat });
+        Ok(Response::from_parts(parts, Body::new(body)))
     }
 
     fn target(&self, parts: &Parts) -> Result<Uri, Problem> {

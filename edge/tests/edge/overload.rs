@@ -9,7 +9,9 @@ use tonic::{Code, Response, Status};
 use crate::{
     bench::{Bench, until},
     fakes::{backend, gated, named},
+    forward::routed,
     http::{get, mirror},
+    wire::{Backend, Wire},
 };
 
 type Calls = JoinSet<Result<Response<ExecuteCommandResponse>, Status>>;
@@ -222,6 +224,47 @@ async fn who_finds_no_seat_in_his_time_is_told_so_and_whether_he_may_come_again(
     until("its id was given back", again).await;
     let status = bench.client().execute_command(bench.command("once", "h-1", b"")).await.unwrap_err();
     assert_eq!(status.message(), "request replay detected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_has_its_seat_until_its_end() {
+    let backend = Backend::listen().await;
+    let bench = Bench::start(&(routed(backend.address(), "", "") + "[overload]\nbackend_in_flight = 4\n")).await;
+    let mut downloads = Vec::new();
+    for _ in 0..3 {
+        let mut client = Wire::connect(bench.http).await;
+        client.send("GET /shop HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let mut behind = backend.accept().await;
+        behind.until("\r\n\r\n").await;
+        behind.send("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabc").await;
+        client.until("abc").await;
+        downloads.push((client, behind));
+    }
+    let answer = get(&bench, "/shop").await;
+    let error = answer.json()["error"].clone();
+    assert_eq!((answer.status, error["message"].as_str()), (503, Some("backend is overloaded")));
+    assert!(answer.header("retry-after").is_some());
+
+    // One ends, and the client of another leaves.
+    let (mut client, mut behind) = downloads.pop().unwrap();
+    behind.send("def").await;
+    client.until("abcdef").await;
+    drop((client, behind));
+    let (client, mut behind) = downloads.pop().unwrap();
+    drop(client);
+    behind.rest().await;
+    let mut taken = Vec::new();
+    for _ in 0..2 {
+        let next = until("there is room again", async || {
+            let mut client = Wire::connect(bench.http).await;
+            client.send("GET /shop HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+            tokio::select! {
+                behind = backend.accept() => Some((client, behind)),
+                seen = client.rest() => { assert!(seen.starts_with("HTTP/1.1 503"), "{seen}"); None }
+            }
+        });
+        taken.push(next.await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
