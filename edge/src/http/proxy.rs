@@ -98,7 +98,10 @@ impl Proxy {
             None => self.auth.clone().ok_or(Problem::NoAuth)?,
         };
         if forward.disabled {
-            return Err(Problem::RouteDisabled);
+            let (caller, problem) = (Caller::of(request.extensions(), request.headers()), Problem::RouteDisabled);
+            let act = Act { action_type: "http", action: &forward.prefix, request_id, on: None };
+            forward.trail.refuse_http("route_disabled", act, &caller, problem.status());
+            return Err(problem);
         }
         let place = forward.admission.enter(forward.priority, Some(&forward.room)).await?;
         let request_id = request_id.to_owned();
