@@ -81,6 +81,11 @@ impl Commands {
         };
         let claim = match found {
             Ok(Found::First(claim)) => claim,
+            // Its own time is up, and nothing is known yet: the first may be carried out still, and who asks again may hear how.
+            Ok(Found::Kept(Keepsake::Unknown)) if left() <= HASTE => {
+                let keepsake = Keepsake::Status(verdict::with_outcome_unknown(verdict::downstream_timed_out()));
+                return self.give_again(&route, &request, &caller, &session, keepsake).await;
+            }
             Ok(Found::Kept(keepsake)) => return self.give_again(&route, &request, &caller, &session, keepsake).await,
             Err(refusal) => return Err(self.reject(&request, &caller, &Rejected { refusal, session: Some(session) })),
         };
@@ -91,7 +96,16 @@ impl Commands {
             self.trail.refuse("route_disabled", act(&request, None), &caller, Some(&session), Outcome::Denied, status.code());
             return Err(status);
         }
-        let (this, left) = (Arc::clone(self), left());
+        let left = left();
+        if left.is_zero() {
+            // It has reached nobody and reaches nobody: its client would be told that it may have.
+            claim.release().await;
+            let status = verdict::downstream_timed_out();
+            let record = act(&request, Some((route.backend.name(), "backend"))).grpc(&caller, &session, Outcome::Error, status.code());
+            self.trail.keep(route.audit, "command", record).await.map_err(trail::unavailable)?;
+            return Err(status);
+        }
+        let this = Arc::clone(self);
         let whole = async move {
             let (answer, fate) = this.carry_out(&route, place, &request, &caller, &session, None).await;
             match (fate, &answer) {
@@ -103,7 +117,7 @@ impl Commands {
             if fate == Fate::Unknown { answer.map_err(verdict::with_outcome_unknown) } else { answer }
         };
         let whole = to_the_end(self.closing.shutdown(), "command", whole);
-        // Dropped, it goes on.
+        // Dropped, it goes on: it has been carried out, or will be.
         tokio::time::timeout(left, whole).await.unwrap_or_else(|_| Err(verdict::with_outcome_unknown(verdict::downstream_timed_out())))
     }
 
