@@ -74,7 +74,7 @@ impl Commands {
         let found = match claimed {
             Claimed::First(claim) => Ok(Found::First(claim)),
             Claimed::Again(retry) => tokio::select! {
-                found = place.outside(retry.outcome(left().saturating_sub(HASTE))) => found,
+                found = place.outside(self.verifier.outcome(retry, left().saturating_sub(HASTE))) => found,
                 // Not that nobody knows: another edge may hear of it in a moment.
                 () = self.closing.last_call() => return Err(verdict::shutting_down()),
             },

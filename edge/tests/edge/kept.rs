@@ -219,6 +219,34 @@ async fn a_command_whose_time_was_up_before_it_was_begun_is_not_begun_and_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_while_it_waits_for_the_first_is_counted_like_any_other_refusal() {
+    let (server, mut entries, gate) = gated();
+    let bench = Bench::start(&routed_to(server.address(), &format!("{KEPT}\ntimeout = \"5m\""))).await;
+    let mut calls = JoinSet::new();
+    let mut send = || {
+        let (mut client, command) = (bench.client(), bench.command("orders.create", "r-1", b""));
+        calls.spawn(async move { client.execute_command(command).await.map(|_| ()) });
+    };
+    send();
+    entries.recv().await.unwrap();
+    send();
+    // One waits for the backend and the other one for the first, in the gateway neither.
+    let refused = || bench.metric("auth_failures_total", &[("reason", "replay")]);
+    let waits = async || {
+        let reads = bench.redis.run(&["INFO", "commandstats"]);
+        let gets = reads.lines().find_map(|line| line.split_once("cmdstat_get:calls=")?.1.split(',').next()?.parse::<u32>().ok());
+        gets.filter(|gets| *gets >= 20)
+    };
+    until("it looks again and again", waits).await;
+    assert_eq!(refused(), 0);
+    bench.redis.run(&["SET", "gateway:replay:ds-1:r-1", "another envelope's"]);
+    let status = calls.join_next().await.unwrap().unwrap().unwrap_err();
+    assert_eq!((status.code(), status.message(), refused()), (Code::FailedPrecondition, "request replay detected", 1));
+    gate.add_permits(1);
+    calls.join_next().await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_reached_nobody_is_carried_out_when_it_is_tried_again() {
     let socket = dir();
     let path = socket.path().join("backend.sock");
