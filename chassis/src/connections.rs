@@ -8,6 +8,7 @@
 //! Our own loop, because tonic's has no drain deadline, hyper's graceful shutdown closes idle connections under the requests that are on their way and may
 //! wait for ever, its timers leave gaps, and neither counts what it refuses.
 
+mod answer;
 mod caller;
 mod config;
 mod farewell;

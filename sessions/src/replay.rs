@@ -7,6 +7,7 @@
 mod claim;
 mod entry;
 mod eras;
+mod mark;
 mod owner;
 mod retention;
 
@@ -20,6 +21,7 @@ use gatehouse_chassis::{
 use crate::Refusal;
 pub use claim::{Claim, Claimed, Found, Retry};
 pub use entry::Keepsake;
+pub(crate) use eras::Asked;
 use owner::Owner;
 pub(crate) use retention::Retention;
 
@@ -44,10 +46,10 @@ impl Reservations {
     }
 
     /// Reserves the request id of a session; refused when it is taken.
-    pub(crate) async fn reserve(&self, device_session_id: &str, request_id: &str, timestamp_ms: i64) -> Result<(), Refusal> {
+    pub(crate) async fn reserve(&self, request_id: &str, asked: Asked<'_>) -> Result<(), Refusal> {
         self.retention.check().await?;
         let mut reserve = pipe();
-        reserve.cmd("SET").arg(self.redis.key(&key(device_session_id, request_id))).arg("1").arg("NX").arg("PX").arg(self.keep_ms);
+        reserve.cmd("SET").arg(self.redis.key(&key(asked.session, request_id))).arg("1").arg("NX").arg("PX").arg(self.keep_ms);
         // After it: a mark that is there was there when the id was reserved.
         reserve.cmd("GET").arg(self.retention.mark());
         let (set, mark): (Option<String>, Option<Vec<u8>>) = self.redis.run_all(&reserve).await.map_err(|error| {
@@ -55,7 +57,7 @@ impl Reservations {
             Refusal::StoreUnavailable
         })?;
         set.ok_or(Refusal::Replay)?;
-        self.retention.admit(mark.as_deref(), device_session_id, timestamp_ms).await
+        self.retention.admit(mark.as_deref(), asked).await
     }
 }
 

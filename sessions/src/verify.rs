@@ -14,7 +14,7 @@ use crate::{
     Claimed, Config, Found, Refusal, Retry, Session, Sessions,
     limits::{Limits, Subject},
     now_ms,
-    replay::Reservations,
+    replay::{Asked, Reservations},
     shape,
 };
 
@@ -65,7 +65,7 @@ impl Verifier {
             shape::command(request)?;
             let input = || signing::command(request);
             let session = self.authenticate(&request.device_session_id, request.timestamp_ms, input, &request.signature).await?;
-            let session = self.admit(session, &request.request_id, request.timestamp_ms).await?;
+            let session = self.admit(session, &request.request_id, request.timestamp_ms, true).await?;
             match self.take(request, &session, from) {
                 Ok(()) => Ok(session),
                 Err(refusal) => Err(Rejected { refusal, session: Some(session) }),
@@ -116,7 +116,7 @@ impl Verifier {
             shape::subscribe(request)?;
             let input = || signing::subscribe(request);
             let session = self.authenticate(&request.device_session_id, request.timestamp_ms, input, &request.signature).await?;
-            self.admit(session, &request.request_id, request.timestamp_ms).await
+            self.admit(session, &request.request_id, request.timestamp_ms, false).await
         };
         self.counted(decided.await)
     }
@@ -145,8 +145,9 @@ impl Verifier {
         self.limits.take(&subject).map_err(Refusal::RateLimited)
     }
 
-    async fn admit(&self, session: Arc<Session>, request_id: &str, timestamp_ms: i64) -> Result<Arc<Session>, Rejected> {
-        match self.reservations.reserve(session.device_session_id(), request_id, timestamp_ms).await {
+    async fn admit(&self, session: Arc<Session>, request_id: &str, timestamp_ms: i64, is_command: bool) -> Result<Arc<Session>, Rejected> {
+        let asked = Asked { session: session.device_session_id(), timestamp_ms, is_command };
+        match self.reservations.reserve(request_id, asked).await {
             Ok(()) => Ok(session),
             Err(refusal) => Err(Rejected { refusal, session: Some(session) }),
         }

@@ -9,6 +9,8 @@ use super::{Redis, RedisError};
 /// What the server says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
+    /// Drawn by the server when it starts (`run_id`): another one is another process, with whatever data it was given.
+    pub run_id: String,
     /// `maxmemory-policy`; empty when it does not say.
     pub eviction_policy: String,
     /// It is a replica that takes no writes.
@@ -30,6 +32,7 @@ impl Survey {
         let number = |name: &str| field(name).parse::<u64>().unwrap_or_default();
         let (limit, used) = (number("maxmemory"), number("used_memory").saturating_sub(number("mem_not_counted_for_evict")));
         Self {
+            run_id: field("run_id").to_owned(),
             eviction_policy: field("maxmemory_policy").to_owned(),
             read_only: field("role") == "slave" && field("slave_read_only") != "0",
             full: limit > 0 && used > limit,
@@ -101,9 +104,9 @@ impl Redis {
         let mut asked = pipe();
         // One that loads its data answers INFO, and nothing else.
         asked.add_command(cmd("PING")).ignore();
-        asked.cmd("INFO").arg("memory").cmd("INFO").arg("replication");
-        let (memory, replication): (String, String) = self.run_all(&asked).await?;
-        Ok(Survey::parse(&format!("{memory}\n{replication}")))
+        asked.cmd("INFO").arg("server").cmd("INFO").arg("memory").cmd("INFO").arg("replication");
+        let sections: [String; 3] = self.run_all(&asked).await?;
+        Ok(Survey::parse(&sections.join("\n")))
     }
 
     /// How it is, now.

@@ -81,8 +81,8 @@ impl Commands {
         };
         let claim = match found {
             Ok(Found::First(claim)) => claim,
-            // Its own time is up, and nothing is known yet: the first may be carried out still, and who asks again may hear how.
-            Ok(Found::Kept(Keepsake::Unknown)) if left() <= HASTE => {
+            // Its own time is up: the first may be carried out still, and who asks again may hear how.
+            Ok(Found::Pending) => {
                 let keepsake = Keepsake::Status(verdict::with_outcome_unknown(verdict::downstream_timed_out()));
                 return self.give_again(&route, &request, &caller, &session, keepsake).await;
             }
@@ -107,6 +107,7 @@ impl Commands {
         }
         let this = Arc::clone(self);
         let whole = async move {
+            let claim = claim.begin();
             let (answer, fate) = this.carry_out(&route, place, &request, &caller, &session, None).await;
             match (fate, &answer) {
                 (Fate::Untouched, _) => claim.release().await,

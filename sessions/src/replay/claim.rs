@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use gatehouse_chassis::redis::{RedisError, cmd, pipe};
+use gatehouse_chassis::redis::{Cmd, RedisError, cmd, pipe};
 use gatehouse_proto::gateway::v1::ExecuteCommandRequest;
 use tokio::time::Instant;
 
 use super::{
-    Reservations,
+    Asked, Reservations,
     entry::{Digest, Entry, Keepsake, digest},
     owner::{Owner, Working},
 };
@@ -38,15 +38,19 @@ pub enum Found {
     Kept(Keepsake),
     /// It reached nobody, and this one is to be carried out in its place.
     First(Claim),
+    /// It is still being carried out, and whoever asks has no more time.
+    Pending,
 }
 
-/// The right to carry a command out, once. Who drops it leaves it to nobody: its retries are told that the outcome is unknown.
+/// The right to carry a command out, once. Dropped before [`Claim::begin`], also while it is being made, it is given back; dropped after that, it is left to
+/// nobody: retries are told that the outcome is unknown.
 #[derive(Debug)]
 pub struct Claim {
     reservations: Reservations,
     key: String,
     digest: Digest,
     pending: Vec<u8>,
+    begun: bool,
     _working: Working,
 }
 
@@ -54,13 +58,13 @@ pub struct Claim {
 #[derive(Debug)]
 pub struct Retry {
     reservations: Reservations,
-    request: Arc<Asked>,
+    request: Arc<Wanted>,
     entry: Entry,
 }
 
 /// What a claim is made of.
 #[derive(Debug)]
-struct Asked {
+struct Wanted {
     device_session_id: String,
     key: String,
     digest: Digest,
@@ -69,6 +73,13 @@ struct Asked {
 }
 
 impl Claim {
+    /// From here on the command may reach somebody.
+    #[must_use]
+    pub fn begin(mut self) -> Self {
+        self.begun = true;
+        self
+    }
+
     /// Keeps what came of it for its retries, in place of the reservation and for as long. A Redis that is away costs them the answer.
     pub async fn keep(self, keepsake: Keepsake) {
         let kept = Entry::Kept(keepsake).encode(&self.digest);
@@ -79,10 +90,23 @@ impl Claim {
     }
 
     /// Gives it back: the command reached nobody, and a retry is to be carried out.
-    pub async fn release(self) {
-        let remove = cmd("EVAL").arg(REMOVE).arg(1).arg(&self.key).arg(&self.pending).clone();
-        if let Err(error) = self.reservations.redis.run::<i64>(&remove).await {
+    pub async fn release(mut self) {
+        self.begun = true;
+        if let Err(error) = self.reservations.redis.run::<i64>(&self.removal()).await {
             tracing::warn!(%error, "the reservation of a command that reached nobody was not given back");
+        }
+    }
+
+    fn removal(&self) -> Cmd {
+        cmd("EVAL").arg(REMOVE).arg(1).arg(&self.key).arg(&self.pending).clone()
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.begun {
+            // It goes the same way as what reserved it, and behind it.
+            self.reservations.owner.give_up(self.removal());
         }
     }
 }
@@ -94,11 +118,14 @@ impl Retry {
         loop {
             let (owner, until_ms) = match self.entry {
                 Entry::Kept(keepsake) => return Ok(Found::Kept(keepsake)),
-                Entry::Pending { owner, until_ms } => (owner, until_ms),
+                Entry::Pending { owner, until_ms, .. } => (owner, until_ms),
             };
-            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
-            if left.is_zero() || now_ms() > until_ms {
+            if now_ms() > until_ms {
                 return Ok(Found::Kept(Keepsake::Unknown));
+            }
+            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Ok(Found::Pending);
             }
             tokio::time::sleep(delay.min(left)).await;
             delay = (delay * 2).min(LOOK_LAST);
@@ -132,32 +159,43 @@ enum Taken {
 impl Reservations {
     /// Reserves the request id for an answer that is kept. `limit` is how long carrying it out may take at the most.
     pub(crate) async fn claim(&self, request: &ExecuteCommandRequest, limit: Duration) -> Result<Claimed, Refusal> {
-        let asked = Arc::new(Asked {
+        let wanted = Arc::new(Wanted {
             device_session_id: request.device_session_id.clone(),
             key: self.redis.key(&super::key(&request.device_session_id, &request.request_id)),
             digest: digest(request),
             timestamp_ms: request.timestamp_ms,
             limit,
         });
-        Ok(match self.take(&asked).await? {
+        Ok(match self.take(&wanted).await? {
             Taken::First(claim) => Claimed::First(claim),
-            Taken::Again(entry) => Claimed::Again(Retry { reservations: self.clone(), request: asked, entry }),
+            Taken::Again(entry) => Claimed::Again(Retry { reservations: self.clone(), request: wanted, entry }),
         })
     }
 
-    async fn take(&self, asked: &Asked) -> Result<Taken, Refusal> {
+    async fn take(&self, wanted: &Wanted) -> Result<Taken, Refusal> {
         self.retention.check().await?;
-        let working = self.owner.begin();
-        let until_ms = now_ms().saturating_add(i64::try_from(asked.limit.as_millis()).unwrap_or(i64::MAX));
-        let pending = Entry::Pending { owner: self.owner.id(), until_ms }.encode(&asked.digest);
+        let until_ms = now_ms().saturating_add(i64::try_from(wanted.limit.as_millis()).unwrap_or(i64::MAX));
+        let pending = Entry::Pending { owner: self.owner.id(), until_ms, attempt: self.owner.attempt() }.encode(&wanted.digest);
+        // Before it is made: whoever leaves meanwhile gives it back.
+        let mut claim = Claim {
+            reservations: self.clone(),
+            key: wanted.key.clone(),
+            digest: wanted.digest,
+            pending,
+            begun: false,
+            _working: self.owner.begin(),
+        };
         let mut reserve = pipe();
         reserve.add_command(self.owner.sign(&self.redis)).ignore();
-        reserve.cmd("SET").arg(&asked.key).arg(&pending).arg("NX").arg("PX").arg(self.keep_ms);
-        reserve.cmd("GET").arg(&asked.key).cmd("GET").arg(self.retention.mark());
+        reserve.cmd("SET").arg(&claim.key).arg(&claim.pending).arg("NX").arg("PX").arg(self.keep_ms);
+        // One that was there has to outlive this timestamp, too.
+        reserve.cmd("PEXPIRE").arg(&claim.key).arg(self.keep_ms).ignore();
+        reserve.cmd("GET").arg(&claim.key).cmd("GET").arg(self.retention.mark());
         let (set, value, mark): Reserved = self.redis.run_all(&reserve).await.map_err(unavailable)?;
+        let asked = Asked { session: &wanted.device_session_id, timestamp_ms: wanted.timestamp_ms, is_command: true };
+        let admitted = self.retention.admit(mark.as_deref(), asked).await;
         if set.is_some() {
-            let claim = Claim { reservations: self.clone(), key: asked.key.clone(), digest: asked.digest, pending, _working: working };
-            return match self.retention.admit(mark.as_deref(), &asked.device_session_id, asked.timestamp_ms).await {
+            return match admitted {
                 Ok(()) => Ok(Taken::First(claim)),
                 Err(refusal) => {
                     claim.release().await;
@@ -165,9 +203,11 @@ impl Reservations {
                 }
             };
         }
+        // Nothing was reserved by this one, and what is given again was carried out before, whenever that was.
+        claim.begun = true;
         // Between the two it may have run out: then it is long ago that its timestamp was fresh.
         let value = Bytes::from(value.ok_or(Refusal::Replay)?);
-        Entry::decode(&value, &asked.digest).map(Taken::Again).ok_or(Refusal::Replay)
+        Entry::decode(&value, &wanted.digest).map(Taken::Again).ok_or(Refusal::Replay)
     }
 }
 

@@ -1,7 +1,8 @@
 //! What lies under a reservation's key when the first answer is kept: which envelope it is for, and what is known of it.
 //!
-//! One letter, the digest of the envelope (32 bytes), and: `p`, who carries it out (16 bytes) and until when at the most (8 bytes, big endian, ms); `a`, the
-//! answer as it went over the wire; `s`, the backend's status: code and message's length (4 bytes each, big endian), message, details; `u`, nothing: nobody knows.
+//! One letter, the digest of the envelope (32 bytes), and: `p`, who carries it out (16 bytes), until when at the most (8 bytes, big endian, ms), and which of its
+//! attempts it is (8 bytes); `a`, the answer as it went over the wire; `s`, the backend's status: code and message's length (4 bytes each, big endian), message,
+//! details; `u`, nothing: nobody knows.
 
 use bytes::Bytes;
 use gatehouse_proto::{gateway::v1::ExecuteCommandRequest, keys::sha256};
@@ -26,7 +27,7 @@ pub enum Keepsake {
 
 #[derive(Clone, Debug)]
 pub(super) enum Entry {
-    Pending { owner: OwnerId, until_ms: i64 },
+    Pending { owner: OwnerId, until_ms: i64, attempt: u64 },
     Kept(Keepsake),
 }
 
@@ -44,10 +45,11 @@ impl Entry {
         let mut value = vec![b'u'];
         value.extend(digest);
         match self {
-            Self::Pending { owner, until_ms } => {
+            Self::Pending { owner, until_ms, attempt } => {
                 value[0] = b'p';
                 value.extend(owner);
                 value.extend(until_ms.to_be_bytes());
+                value.extend(attempt.to_be_bytes());
             }
             Self::Kept(Keepsake::Answer(answer)) if answer.len() <= MAX_KEPT => {
                 value[0] = b'a';
@@ -72,8 +74,10 @@ impl Entry {
         let rest = value.slice_ref(rest);
         match kind {
             b'p' => {
-                let (owner, until) = rest.split_first_chunk()?;
-                Some(Self::Pending { owner: *owner, until_ms: i64::from_be_bytes(until.try_into().ok()?) })
+                let (owner, rest) = rest.split_first_chunk()?;
+                let (until, attempt) = rest.split_first_chunk()?;
+                let attempt = u64::from_be_bytes(attempt.try_into().ok()?);
+                Some(Self::Pending { owner: *owner, until_ms: i64::from_be_bytes(*until), attempt })
             }
             b'a' => Some(Self::Kept(Keepsake::Answer(rest))),
             b's' => {
@@ -107,7 +111,7 @@ mod tests {
     fn entries_round_trip_and_what_is_too_large_is_not_kept() {
         let status = Status::with_details(Code::NotFound, "no störe", Bytes::from_static(b"\x00\xff"));
         for entry in [
-            Entry::Pending { owner: [3; 16], until_ms: 1_795_257_584_454 },
+            Entry::Pending { owner: [3; 16], until_ms: 1_795_257_584_454, attempt: 7 },
             Entry::Kept(Keepsake::Answer(Bytes::from_static(b"done"))),
             Entry::Kept(Keepsake::Answer(Bytes::new())),
             Entry::Kept(Keepsake::Status(status)),

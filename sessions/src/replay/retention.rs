@@ -12,19 +12,22 @@ use anyhow::Context as _;
 use gatehouse_chassis::{
     Process,
     exit::Fatal,
-    redis::{Redis, RedisError, cmd, pipe},
+    redis::{Redis, RedisError, cmd},
 };
 use tokio::sync::Mutex;
 
-use super::eras::Eras;
+use super::{
+    eras::{Asked, Eras},
+    mark::Mark,
+};
 use crate::{Refusal, now_ms};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// Between two times of forgetting what is no longer needed, in looks.
 const LOOKS_A_PRUNE: u32 = 20;
-/// Lies beside the reservations, and goes when they do.
-const MARK: &str = "replay-mark";
+/// How long after its last sign another edge may have gone on: it gives one every few looks' time, and its look and ours come when they come.
+const OTHERS_MS: i64 = 2 * 3000;
 
 /// Clones share what was seen.
 #[derive(Clone, Debug)]
@@ -38,10 +41,19 @@ struct Inner {
     evicts: AtomicBool,
     /// On which connection it was looked at last.
     looked_on: AtomicU64,
-    looking: Mutex<()>,
+    looking: Mutex<Seen>,
     eras: Eras,
     mark: String,
-    window_ms: i64,
+    /// Who this process is in the mark, and whether it has carried out commands since it last said so.
+    writer: String,
+    carried_out: AtomicBool,
+}
+
+/// What the last look saw.
+#[derive(Debug)]
+struct Seen {
+    run_id: String,
+    mark: Vec<u8>,
 }
 
 impl Retention {
@@ -64,15 +76,20 @@ impl Retention {
             ))
             .into());
         }
-        let mark = redis.key(MARK);
-        let found = agree(&redis, &mark).await.context("mark the replay reservations")?;
+        let writer = uuid::Uuid::new_v4().simple().to_string();
+        let mark = Mark::draw(&writer, now_ms()).agree(&redis).await.context("mark the replay reservations")?;
+        let eras = Eras::new(mark.era.clone(), now_ms(), i64::try_from(window.as_millis()).unwrap_or(i64::MAX));
+        if mark.writer != writer {
+            eras.others(mark.at_ms.saturating_add(OTHERS_MS));
+        }
         let inner = Inner {
             evicts: AtomicBool::new(false),
             looked_on: AtomicU64::new(number),
-            looking: Mutex::default(),
-            eras: Eras::new(found, now_ms()),
-            window_ms: i64::try_from(window.as_millis()).unwrap_or(i64::MAX),
-            mark,
+            looking: Mutex::new(Seen { run_id: survey.run_id, mark: mark.to_string().into() }),
+            eras,
+            mark: Mark::key(&redis),
+            writer,
+            carried_out: AtomicBool::new(false),
             redis,
         };
         let this = Self { inner: Arc::new(inner) };
@@ -91,9 +108,9 @@ impl Retention {
         let inner = &self.inner;
         if inner.looked_on.load(Ordering::Acquire) != inner.redis.connection_number() {
             let looked = async {
-                let _one_at_a_time = inner.looking.lock().await;
+                let mut seen = inner.looking.lock().await;
                 if inner.looked_on.load(Ordering::Acquire) != inner.redis.connection_number() {
-                    self.look().await.map_err(unavailable)?;
+                    self.look(&mut seen).await.map_err(unavailable)?;
                 }
                 Ok(())
             };
@@ -102,33 +119,40 @@ impl Retention {
         if inner.evicts.load(Ordering::Acquire) { Err(Refusal::StoreUnavailable) } else { Ok(()) }
     }
 
-    /// Judges a reservation that was made for that session and timestamp, with the mark that was read after it.
-    pub(super) async fn admit(&self, mark: Option<&[u8]>, session: &str, timestamp_ms: i64) -> Result<(), Refusal> {
-        let (inner, mut mark) = (&self.inner, mark.map(<[u8]>::to_vec));
-        if !inner.eras.is_now(mark.as_deref()) {
-            let found = agree(&inner.redis, &inner.mark).await.map_err(unavailable)?;
+    /// Judges a reservation that was made, with the mark that was read after it.
+    pub(super) async fn admit(&self, mark: Option<&[u8]>, asked: Asked<'_>) -> Result<(), Refusal> {
+        // It may have been made on a new connection: what is there at the other end is known first.
+        self.check().await?;
+        let inner = &self.inner;
+        let mut era = mark.and_then(Mark::parse).map(|mark| mark.era);
+        if !inner.eras.is_now(era.as_deref()) {
+            let found = Mark::draw(&inner.writer, now_ms()).agree(&inner.redis).await.map_err(unavailable)?;
             tracing::warn!("Redis has lost its replay reservations; commands that it may have seen before are refused");
-            inner.eras.turn(found.clone(), now_ms(), inner.window_ms);
+            inner.eras.turn(found.era.clone(), now_ms());
             // Beside none, it was reserved after the wipe. Beside another, before it: it stays of that era.
-            mark.get_or_insert(found);
+            era.get_or_insert(found.era);
         }
-        if inner.eras.admit(mark.as_deref(), session, timestamp_ms, now_ms()) { Ok(()) } else { Err(Refusal::StoreUnavailable) }
+        if asked.is_command {
+            inner.carried_out.store(true, Ordering::Release);
+        }
+        if inner.eras.admit(era.as_deref(), asked, now_ms()) { Ok(()) } else { Err(Refusal::StoreUnavailable) }
     }
 
     async fn watch(&self) {
         for looks in 1_u32.. {
             tokio::time::sleep(LOOK_EVERY).await;
             // Without an answer, what was seen last stands; nothing is reserved either.
-            if let Err(error) = self.look().await {
+            let mut seen = self.inner.looking.lock().await;
+            if let Err(error) = self.look(&mut seen).await {
                 tracing::debug!(%error, "Redis did not say whether it evicts keys");
             }
             if looks % LOOKS_A_PRUNE == 0 {
-                self.inner.eras.prune(now_ms(), self.inner.window_ms);
+                self.inner.eras.prune(now_ms());
             }
         }
     }
 
-    async fn look(&self) -> Result<(), RedisError> {
+    async fn look(&self, seen: &mut Seen) -> Result<(), RedisError> {
         let inner = &self.inner;
         // What is looked at is this connection or a later one; if a later, the next reservation looks again.
         let number = inner.redis.connection_number();
@@ -144,18 +168,35 @@ impl Retention {
                 tracing::info!("Redis no longer evicts keys");
             }
         }
+        if seen.run_id != survey.run_id {
+            // From a snapshot, or a replica that was behind: the mark may be there and what was reserved last may not.
+            tracing::info!("another Redis server answers; commands that the one before may have seen are refused");
+            inner.eras.doubt(now_ms());
+            seen.run_id = survey.run_id;
+        }
         inner.looked_on.store(number, Ordering::Release);
+        self.sign(seen).await
+    }
+
+    /// Looks for signs of other edges, and gives ours.
+    async fn sign(&self, seen: &mut Seen) -> Result<(), RedisError> {
+        let inner = &self.inner;
+        let value: Option<Vec<u8>> = inner.redis.run(cmd("GET").arg(&inner.mark)).await?;
+        let Some(value) = value else { return Ok(()) };
+        if value != seen.mark {
+            if Mark::parse(&value).is_some_and(|mark| mark.writer != inner.writer) {
+                inner.eras.others(now_ms().saturating_add(OTHERS_MS));
+            }
+            seen.mark.clone_from(&value);
+        }
+        // A mark of another era is for the next reservation to find.
+        let ours = Mark::parse(&value).filter(|mark| inner.eras.is_now(Some(&mark.era)));
+        if let Some(mark) = ours.filter(|_| inner.carried_out.swap(false, Ordering::AcqRel)) {
+            let mark = Mark { writer: inner.writer.clone(), at_ms: now_ms(), ..mark };
+            inner.redis.run::<i64>(&mark.replacing(&inner.redis, &value)).await?;
+        }
         Ok(())
     }
-}
-
-/// The mark that is there, or a new one.
-async fn agree(redis: &Redis, key: &str) -> Result<Vec<u8>, RedisError> {
-    let mut asked = pipe();
-    asked.add_command(cmd("SET").arg(key).arg(uuid::Uuid::new_v4().simple().to_string()).arg("NX").clone()).ignore();
-    asked.cmd("GET").arg(key);
-    let (mark,): (Vec<u8>,) = redis.run_all(&asked).await?;
-    Ok(mark)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as map_err gives it")]

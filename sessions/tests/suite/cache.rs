@@ -1,135 +1,14 @@
-//! Sessions against a real Redis: the order in which key, stream and cache meet never decides who may speak.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+//! The order in which key, stream and cache meet never decides who may speak.
 
 use std::{sync::Arc, time::Duration};
 
-use gatehouse_chassis::{
-    Process,
-    config::{Config as _, Reader, Shared, Source},
-    exit,
-    redis::Redis,
-    sockets::Inherited,
-};
 use gatehouse_proto::{
-    gateway::v1::ExecuteCommandRequest,
-    keys::{Signer, sha256},
+    keys::Signer,
     session::{SessionSnapshot, Status},
-    signing,
 };
-use gatehouse_sessions::{Config, Limits, Refusal, Sessions, Verifier, now_ms};
-use gatehouse_testkit::RedisServer;
-use tokio::sync::mpsc;
+use gatehouse_sessions::Refusal;
 
-struct Bench {
-    server: RedisServer,
-    sessions: Sessions,
-    verifier: Verifier,
-    revoked: mpsc::UnboundedReceiver<String>,
-    device: Signer,
-}
-
-impl Bench {
-    async fn start(text: &str) -> Self {
-        Self::start_on(RedisServer::start(), text).await
-    }
-
-    async fn start_on(server: RedisServer, text: &str) -> Self {
-        Self::try_start_on(server, text).await.unwrap()
-    }
-
-    async fn try_start_on(server: RedisServer, text: &str) -> anyhow::Result<Self> {
-        let key = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(key.path(), Signer::from_seed(&[9; 32]).to_pkcs8_pem().unwrap().as_bytes()).unwrap();
-        let addr = server.addr();
-        let env = [
-            ("GATEWAY_REDIS_MASTER_ADDR", addr.as_str()),
-            ("GATEWAY_REDIS_PASSWORD", server.password()),
-            ("GATEWAY_RESPONSE_SIGNER_PRIVATE_KEY_PEM_PATH", key.path().to_str().unwrap()),
-        ];
-        let mut reader = Reader::new(Source::of(text, &env));
-        let mut shared = Shared::read(&mut reader).unwrap();
-        let config = Config::read(&mut reader).unwrap();
-        assert_eq!(reader.into_problems(), []);
-        if !text.contains("command_timeout") {
-            // Longer than a busy machine stands still.
-            (shared.redis.command_timeout, shared.redis.connect_timeout) = (Duration::from_secs(5), Duration::from_secs(10));
-        }
-        let redis = Redis::connect(&shared.redis).await.unwrap();
-        let process = Process::new("test", 0, shared, Inherited::default());
-        let (sender, revoked) = mpsc::unbounded_channel();
-        let on_revoked = move |id: &str| sender.send(id.to_owned()).unwrap();
-        let sessions = Sessions::open(&process, redis.clone(), &config, on_revoked).await?;
-        let limits = Limits::start(&process, &redis, &config);
-        let verifier = Verifier::new(sessions.clone(), redis, &config, &process).with_limits(limits);
-        Ok(Self { server, sessions, verifier, revoked, device: Signer::from_seed(&[7; 32]) })
-    }
-
-    /// How often Redis was asked for a key since [`Bench::count_anew`].
-    fn gets(&self) -> u32 {
-        let stats = self.server.run(&["INFO", "commandstats"]);
-        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_get:calls="));
-        line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
-    }
-
-    fn count_anew(&self) {
-        self.server.run(&["CONFIG", "RESETSTAT"]);
-    }
-
-    /// Resolves once everything that was written to the stream before has been taken in.
-    async fn stream_is_read(&mut self) {
-        self.write_stream(&SessionSnapshot { device_session_id: "fence".into(), ..self.snapshot(Status::Revoked, now_ms()) });
-        while self.revoked.recv().await.unwrap() != "fence" {}
-    }
-
-    fn snapshot(&self, status: Status, updated_at_ms: i64) -> SessionSnapshot {
-        SessionSnapshot {
-            device_session_id: "ds-1".into(),
-            user_id: "u-1".into(),
-            public_key: self.device.public_key().to_base64(),
-            status,
-            updated_at_ms,
-            revoked_at_ms: None,
-        }
-    }
-
-    fn write_key(&self, snapshot: &SessionSnapshot) {
-        self.server.run(&["SET", "gateway:session:ds-1", &snapshot.to_json()]);
-    }
-
-    fn write_stream(&self, snapshot: &SessionSnapshot) {
-        let mut command = vec!["XADD".to_owned(), "gateway:session_events".into(), "*".into()];
-        command.extend(snapshot.to_fields().into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
-        self.server.run(&command);
-    }
-
-    async fn is_revoked(&self) -> bool {
-        self.sessions.resolve("ds-1").await.unwrap().is_revoked()
-    }
-
-    fn command(&self, request_id: &str) -> ExecuteCommandRequest {
-        let mut request = ExecuteCommandRequest {
-            protocol_version: "v1".into(),
-            device_session_id: "ds-1".into(),
-            message_type: "t".into(),
-            request_id: request_id.into(),
-            timestamp_ms: now_ms(),
-            payload_hash: sha256(b"").to_vec().into(),
-            ..Default::default()
-        };
-        request.signature = self.device.sign(&signing::command(&request)).to_vec().into();
-        request
-    }
-
-    async fn verdict(&self, request: &ExecuteCommandRequest) -> Result<(), Refusal> {
-        self.verifier.command(request, None).await.map(|_| ()).map_err(|rejected| rejected.refusal)
-    }
-}
-
-/// Waits for it, however often it asks, and not for ever.
-async fn within<T>(what: &str, it: impl Future<Output = T>) -> T {
-    let patience = Duration::from_mins(1);
-    tokio::time::timeout(patience, it).await.unwrap_or_else(|_| panic!("not within {patience:?}: {what}"))
-}
+use crate::bench::{Bench, within};
 
 #[tokio::test]
 async fn a_revocation_by_the_stream_reaches_a_cached_session_and_is_sticky() {
@@ -332,70 +211,6 @@ async fn a_wiped_redis_has_no_sessions() {
     bench.server.run(&["FLUSHALL"]);
     within("the wipe is noticed", async {
         while bench.sessions.resolve("ds-1").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_redis_that_may_evict_is_refused_at_the_start() {
-    for policy in ["allkeys-lru", "volatile-ttl"] {
-        let server = RedisServer::start();
-        server.run(&["CONFIG", "SET", "maxmemory-policy", policy]);
-        let refused = Bench::try_start_on(server, "").await.map(|_| ()).unwrap_err();
-        assert_eq!(exit::code_of(&refused), exit::CONFIG);
-        assert!(format!("{refused:#}").contains(&format!("its maxmemory-policy is {policy}")), "{refused:#}");
-    }
-}
-
-#[tokio::test]
-async fn a_reservation_outlives_every_moment_at_which_its_timestamp_is_fresh() {
-    let bench = Bench::start("").await;
-    bench.write_key(&bench.snapshot(Status::Active, 10));
-    assert_eq!(bench.verdict(&bench.command("r")).await, Ok(()));
-    let left: i64 = bench.server.run(&["PTTL", "gateway:replay:ds-1:r"]).trim_start_matches(':').parse().unwrap();
-    assert!((570_000..=610_000).contains(&left), "{left} ms");
-}
-
-#[tokio::test]
-async fn after_a_wipe_what_may_have_been_seen_before_is_refused_and_what_is_younger_is_not() {
-    let bench = Bench::start("").await;
-    bench.write_key(&bench.snapshot(Status::Active, 10));
-    let seen = bench.command("r");
-    assert_eq!(bench.verdict(&seen).await, Ok(()));
-    bench.server.run(&["FLUSHALL"]);
-    bench.write_key(&bench.snapshot(Status::Active, 10));
-    assert_eq!(bench.verdict(&seen).await, Err(Refusal::StoreUnavailable));
-    assert_eq!(bench.verdict(&seen).await, Err(Refusal::Replay));
-    let noticed = now_ms();
-    while now_ms() <= noticed {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(bench.verdict(&bench.command("r2")).await, Ok(()));
-}
-
-#[tokio::test]
-async fn a_command_while_redis_hangs_is_refused_in_time_and_the_next_passes_when_it_goes_on() {
-    let bench = Bench::start("[redis]\ncommand_timeout = \"3s\"").await;
-    bench.write_key(&bench.snapshot(Status::Active, 10));
-    assert_eq!(bench.verdict(&bench.command("r1")).await, Ok(()));
-    bench.server.pause();
-    let all = futures_util::future::join_all((0..50).map(|n| {
-        let command = bench.command(&format!("paused-{n}"));
-        let bench = &bench;
-        async move { bench.verdict(&command).await }
-    }));
-    assert!(within("all are refused", all).await.iter().all(|verdict| *verdict == Err(Refusal::StoreUnavailable)));
-    bench.server.resume();
-    let mut n = 0;
-    within("commands pass again", async {
-        loop {
-            n += 1;
-            match bench.verdict(&bench.command(&format!("after-{n}"))).await {
-                Ok(()) => break,
-                Err(refusal) => assert_eq!(refusal, Refusal::StoreUnavailable),
-            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
