@@ -44,7 +44,7 @@ async fn status_of(bench: &Bench) -> u16 {
 async fn an_open_circuit_answers_commands_at_once_and_is_seen_in_the_metrics() {
     let dir = crate::bench::dir();
     let nobody = format!("unix:{}/nobody.sock", dir.path().display());
-    let keys = "[backend.circuit_breaker]\nmin_requests = 3\nopen_time = \"1h\"";
+    let keys = "[backend.circuit_breaker]\nmin_requests = 3\nwindow = \"1h\"\nopen_time = \"1h\"";
     let text = routed_to(nobody, "").replace("[[command]]", &format!("{keys}\n[[command]]"));
     let bench = Bench::start(&text).await;
     for i in 0..5 {

@@ -1,7 +1,5 @@
 //! What the edge refuses at its door, and whom first.
 
-use std::time::Duration;
-
 use gatehouse_proto::gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse};
 use tokio::task::JoinSet;
 use tonic::{Code, Response, Status};
@@ -290,5 +288,5 @@ async fn a_reload_changes_the_bounds() {
     assert_eq!(bench.metric("admission_limit", &[]), 4096);
     assert!(bench.reload("[overload]\nmin_in_flight = 8\nmax_in_flight = 100\n").await.done);
     assert_eq!(bench.metric("admission_limit", &[]), 100);
-    tokio::time::timeout(Duration::from_secs(20), in_flight(&bench, 0)).await.unwrap();
+    in_flight(&bench, 0).await;
 }
