@@ -45,7 +45,7 @@ async fn an_answer_verifies_and_its_record_is_in_the_stream_before_it() {
     assert_eq!((&answer.payload_bytes[..], &answer.payload_hash[..]), (&b"done"[..], &sha256(b"done")[..]));
     assert_eq!(answer.signer_key_id, bench.gateway.key_id());
     assert!(bench.gateway.public_key().verifies(&signing::response("ds-1", &answer), &answer.signature));
-    assert!(now_ms() - answer.timestamp_ms < 10_000);
+    assert!(now_ms() - answer.timestamp_ms < 60_000);
 
     let (traceparent, call) = calls.recv().await.unwrap();
     assert_eq!(traceparent.as_deref(), Some(command.traceparent.as_str()));
