@@ -11,10 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{
-    bench::{Bench, until},
-    fakes::{Pusher, Server},
-};
+use crate::{bench::Bench, fakes::Server};
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -101,40 +98,6 @@ async fn health_says_that_the_process_is_alive_and_asks_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readiness_names_what_is_missing() {
-    let mut bench = Bench::start("[suite]\npushers = 2").await;
-    // On a busy machine somebody may not answer in the second that each has.
-    let reported = async |status: u16, report: &Value| {
-        until("readiness says so", async || {
-            let answer = get(&bench, "/health/ready").await;
-            (answer.status == status && answer.json() == *report).then_some(())
-        })
-        .await;
-    };
-    let named = json!({"status": "not_ready", "database": "disconnected", "redis": "connected", "pusher": "not_ready"});
-    reported(503, &named).await;
-
-    let _pusher = Pusher::start(bench.dir.path(), 1);
-    let (health, service) = tonic_health::server::health_reporter();
-    health.set_service_status("database", tonic_health::ServingStatus::Serving).await;
-    let routes = tonic::service::Routes::new(service).into_axum_router();
-    let _auditor = Server::unix(&bench.dir.path().join("auditor.sock"), routes);
-    reported(200, &json!({"status": "ready", "database": "connected", "redis": "connected", "pusher": "ready"})).await;
-    until("and so it does there", async || (get(&bench, "/api/v1/health/ready").await.status == 200).then_some(())).await;
-    for (policy, told) in [("allkeys-lru", Some("evicts keys")), ("noeviction", Some("connected"))] {
-        bench.redis.run(&["CONFIG", "SET", "maxmemory-policy", policy]);
-        until("it is told so", async || {
-            let report = get(&bench, "/health/ready").await;
-            (report.json()["redis"].as_str() == told && (report.status == 200) == (policy == "noeviction")).then_some(())
-        })
-        .await;
-    }
-    bench.redis.kill9();
-    let missing = get(&bench, "/health/ready").await;
-    assert_eq!((missing.status, missing.json()["redis"].as_str()), (503, Some("disconnected")));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn public_keys_verify_what_the_gateway_signs() {
     let bench = Bench::start("").await;
     let answer = get(&bench, "/api/v1/public/keys").await;
@@ -153,6 +116,8 @@ async fn errors_have_one_shape_and_carry_the_request_s_id() {
         ("POST", "/api/v1/public/auth/login", 503, "service_unavailable"),
         ("GET", "/a/..%2fb", 400, "bad_request"),
         ("GET", "/a%00", 400, "bad_request"),
+        ("OPTIONS", "*", 400, "bad_request"),
+        ("GET", "/%68ealthz", 400, "bad_request"),
     ] {
         let answer = request(&bench, method, path, "x-request-id: mine-1\r\n").await;
         let error = answer.json()["error"].clone();
@@ -242,6 +207,46 @@ async fn an_http_2_client_reaches_an_http_1_backend() {
     let got: Value = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
     assert_eq!((got["version"].as_str(), got["target"].as_str(), got["body"].as_str()), (Some("HTTP/1.1"), Some("/shop/x"), Some("abc")));
     assert_eq!((header(&got, "x-forwarded-host"), header(&got, "cookie")), (Some("gate.example"), Some("a=1; b=2")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_names_a_user_is_refused_over_http_2_too() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let server = mirror();
+    let bench = Bench::start(&routes(server.address())).await;
+    let stream = TokioIo::new(TcpStream::connect(bench.http).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    bench.process.spawn("h2-client", async move { connection.await.unwrap() });
+    for (authority, status) in [("user@bank.example", 400), ("gate.example@bank.example:80", 400), ("gate.example", 200)] {
+        let request = http::Request::get(format!("http://{authority}/shop")).body(Body::empty()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), status, "{authority}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_is_not_passed_on_is_told_which_are() {
+    let server = mirror();
+    let bench = Bench::start(&routes(server.address()).replace("/cut", "/")).await;
+    for (method, target, allowed) in [
+        ("POST", "/healthz", "GET, HEAD"),
+        ("TRACE", "/healthz", "GET, HEAD"),
+        ("TRACE", "/shop", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        ("TRACE", "/api/v1/public/auth/login", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+    ] {
+        let answer = request(&bench, method, target, "").await;
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(allowed)), "{method} {target}");
+    }
+    for (method, target) in [("OPTIONS", "*"), ("GET", "*"), ("CONNECT", "shop.example:80")] {
+        let answer = raw(
+            bench.http,
+            &format!(
+                "{method} {target} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+                if method == "CONNECT" { target } else { "gate" }
+            ),
+        )
+        .await;
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("bad_request")), "{method} {target}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
