@@ -35,7 +35,7 @@ pub(crate) async fn raw(address: SocketAddr, request: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.expect("an answer").unwrap();
+    tokio::time::timeout(Duration::from_mins(1), stream.read_to_end(&mut answer)).await.expect("an answer").unwrap();
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {answer:?}"));
     Answer { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head: head.to_owned(), body: body.to_owned() }
@@ -70,7 +70,7 @@ pub(crate) fn mirror() -> Server {
 
 fn routes(address: impl std::fmt::Display) -> String {
     format!(
-        "[[backend]]\nname = \"shop\"\nprotocol = \"http\"\naddress = \"http://{address}\"\ntimeout = \"2s\"\n[http]\nbody_timeout = \"1s\"\n\
+        "[[backend]]\nname = \"shop\"\nprotocol = \"http\"\naddress = \"http://{address}\"\ntimeout = \"1m\"\n[http]\nbody_timeout = \"1m\"\n\
          [[route]]\nprefix = \"/shop\"\nbackend = \"shop\"\n\
          [[route]]\nprefix = \"/cut\"\nbackend = \"shop\"\nstrip_prefix = true\naudit = \"required\"\n\
          [auth]\nbackend = \"shop\"\n"
@@ -257,13 +257,13 @@ async fn a_backend_that_is_dead_or_slow_is_said_to_be() {
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (502, Some("bad_gateway")));
 
     let silent = Server::tcp(Router::new().fallback(std::future::pending::<()>));
-    let bench = Bench::start(&routes(silent.address())).await;
+    let bench = Bench::start(&routes(silent.address()).replace("timeout = \"1m\"", "timeout = \"1s\"")).await;
     let answer = request(&bench, "GET", "/shop", "x-request-id: r-1\r\n").await;
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (504, Some("gateway_timeout")));
     assert_eq!((bench.record_soon("r-1").await.http_status, bench.record_soon("r-1").await.status.as_str()), (Some(504), "error"));
 
     let reads = mirror();
-    let bench = Bench::start(&routes(reads.address())).await;
+    let bench = Bench::start(&routes(reads.address()).replace("body_timeout = \"1m\"", "body_timeout = \"1s\"")).await;
     let answer = request(&bench, "POST", "/shop", "content-length: 5\r\n").await;
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (408, Some("request_timeout")), "the client sends no body");
 }

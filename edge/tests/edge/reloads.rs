@@ -139,8 +139,17 @@ async fn a_disabled_route_refuses_what_comes_and_leaves_alone_what_is_in_flight(
         let answer = get(&bench, name).await;
         let error = answer.json()["error"].clone();
         assert_eq!((answer.status, &error["code"], &error["message"]), (503, &json!("route_disabled"), &json!("route is disabled")));
-        assert_eq!(error["request_id"].as_str(), answer.header("x-request-id"));
+        let request_id = error["request_id"].as_str().unwrap();
+        assert_eq!(Some(request_id), answer.header("x-request-id"));
+        if name == "/shop" {
+            // The second one is gathered with those that may follow.
+            let record = bench.record_soon(request_id).await;
+            assert_eq!((record.action_type.as_str(), record.action.as_str(), record.http_status), ("http", "/shop", Some(503)));
+            assert_eq!((record.status.as_str(), record.rbac_decision.as_deref()), ("denied", Some("deny")));
+            assert_eq!((record.resource.as_deref(), record.resource_type.as_deref()), (Some("route_disabled"), Some("refusal")));
+        }
     }
+    assert_eq!(bench.metric("audit_denied_total", &[]), 3);
     assert_eq!(bench.metric("routes_disabled", &[]), 3);
     assert!(switch(&bench, "/shop", true).await.done);
     assert_eq!(get(&bench, "/shop").await.status, 200);
