@@ -24,6 +24,7 @@ use bytes::Bytes;
 use gatehouse_chassis::{connections::Peer, keys::Keys, metrics::Metrics, telemetry::trace::Trace};
 use gatehouse_sessions::door::ip;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body::Body as _;
 use serde_json::{Value, json};
 
 use crate::{
@@ -82,7 +83,7 @@ impl Door {
                 if !matches!(*request.method(), Method::GET | Method::HEAD) {
                     return Err(Problem::MethodNotAllowed("GET, HEAD"));
                 }
-                Ok(self.own(*own, request.headers()).await)
+                Ok(with_length(self.own(*own, request.headers()).await))
             }
             Place::Auth | Place::Route(_) => {
                 if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
@@ -128,6 +129,15 @@ impl Door {
             Own::Keys => keys::answer(&self.keys.ring(), asked),
         }
     }
+}
+
+/// Says how long an answer is also where it is asked for with HEAD, which takes the body away (RFC 9110 §8.6).
+fn with_length(mut response: Response) -> Response {
+    let length = response.body().size_hint().exact().filter(|_| response.status() != StatusCode::NOT_MODIFIED);
+    if let Some(length) = length {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    response
 }
 
 async fn answer(State(door): State<Arc<Door>>, mut request: Request) -> Response {

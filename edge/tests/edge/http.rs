@@ -93,8 +93,11 @@ async fn health_says_that_the_process_is_alive_and_asks_nothing() {
         assert_eq!(bench.metric("http_requests_total", &[("route", path), ("method", "GET"), ("status", "200")]), 1);
     }
     assert_eq!(get(&bench, "/readyz").await.status, 200);
-    let head = request(&bench, "HEAD", "/healthz", "").await;
-    assert_eq!((head.status, head.body.as_str()), (200, ""));
+    for path in ["/healthz", "/api/v1/public/keys"] {
+        let (head, whole) = (request(&bench, "HEAD", path, "").await, get(&bench, path).await);
+        assert_eq!((head.status, head.body.as_str()), (200, ""));
+        assert_eq!(head.header("content-length"), Some(whole.body.len().to_string().as_str()), "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
