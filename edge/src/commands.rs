@@ -1,7 +1,7 @@
 //! Signed commands: verified, routed, carried out by a downstream, signed, recorded, answered.
 //!
-//! From the moment a command may be carried out, it goes on to its record even when the client has left: tonic drops a handler whose client
-//! disconnects, and what was done must stand in the trail.
+//! From the moment its request id may be used up, a command goes on to its record even when the client has left: tonic drops a handler whose client
+//! disconnects, and what was done, or can no longer be done, must stand in the trail.
 
 mod finish;
 mod kept;
@@ -77,12 +77,26 @@ impl Commands {
             }
             route => route,
         };
-        let session = match caller.trace.step("verify").around(self.verifier.command(&request, caller.address)).await {
+        let this = Arc::clone(self);
+        let whole = async move { this.execute_once(route, place, &request, &caller, patience).await };
+        to_the_end(self.closing.shutdown(), "command", whole).await
+    }
+
+    /// Carries out a command whose answer is not kept.
+    async fn execute_once(
+        &self,
+        route: Option<Arc<Route>>,
+        place: Place,
+        request: &ExecuteCommandRequest,
+        caller: &Caller,
+        patience: Option<Duration>,
+    ) -> Result<ExecuteCommandResponse, Status> {
+        let session = match caller.trace.step("verify").around(self.verifier.command(request, caller.address)).await {
             Ok(session) => session,
-            Err(rejected) => return Err(self.reject(&request, &caller, &rejected)),
+            Err(rejected) => return Err(self.reject(request, caller, &rejected)),
         };
         let refused = |cause, status: Status| {
-            self.trail.refuse(cause, act(&request, None), &caller, Some(&session), Outcome::Denied, status.code());
+            self.trail.refuse(cause, act(request, None), caller, Some(&session), Outcome::Denied, status.code());
             Err(status)
         };
         let route = match route {
@@ -90,9 +104,7 @@ impl Commands {
             Some(route) if route.disabled => return refused("route_disabled", verdict::route_disabled()),
             Some(route) => route,
         };
-        let this = Arc::clone(self);
-        let whole = async move { this.carry_out(&route, place, &request, &caller, &session, patience).await.0 };
-        to_the_end(self.closing.shutdown(), "command", whole).await
+        self.carry_out(&route, place, request, caller, &session, patience).await.0
     }
 
     /// The answer, and what a retry may make of it.
