@@ -8,6 +8,7 @@
 //! Our own loop, because tonic's has no drain deadline, hyper's graceful shutdown closes idle connections under the requests that are on their way and may
 //! wait for ever, its timers leave gaps, and neither counts what it refuses.
 
+mod answer;
 mod caller;
 mod config;
 mod farewell;
@@ -123,7 +124,10 @@ impl From<Limits> for Terms {
     }
 }
 
-/// [`serve_within`] the limits of a listener for clients.
+/// Connections to a listener for operators.
+const OPERATORS: usize = 1024;
+
+/// [`serve_within`] the limits of a listener for operators: those for clients, with a fixed number of places.
 pub async fn serve(
     name: &'static str,
     listener: Listener,
@@ -133,7 +137,8 @@ pub async fn serve(
     shutdown: Shutdown,
     pulse: Pulse,
 ) {
-    serve_within(Limits::of_clients(farewell), name, listener, router, metrics, shutdown, pulse).await;
+    let limits = Limits { connections: Some(OPERATORS), ..Limits::of_clients(farewell) };
+    serve_within(limits, name, listener, router, metrics, shutdown, pulse).await;
 }
 
 /// Accepts until the drain begins, then lets open connections finish; see [`Farewell`]. Resolves when the last has ended; what is open when aborting begins

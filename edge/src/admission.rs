@@ -7,7 +7,8 @@
 //!   it waits for the backend it has none, so that a slow backend fills nothing that others need. How many places there are is adapted to one signal, the time that work
 //!   which could run waits for a processor (see [`governor`]): it rises when the gateway's own machine is short, and neither a slow backend nor a slow
 //!   Redis moves it. What was let in once is carried to its end: coming back from a backend takes a place whether or not one is free, and newcomers pay for it.
-//! - **Each backend.** It may have so many requests at once and no more (`backend_in_flight`), for those who wait hold memory.
+//! - **Each backend.** It may have so many requests at once and no more (`backend_in_flight`), for those who wait hold memory. At the door it is looked whether it has room;
+//!   a *seat* is taken when the request is sent, and held until the answer is there (of an HTTP answer, until the end of its body): see [`room`].
 //!
 //! Within either bound the last tenth is for critical routes, and low ones get one half: low is refused first, critical last. Health, readiness, keys and
 //! event streams are never refused here.
@@ -17,6 +18,7 @@
 
 mod governor;
 mod place;
+mod room;
 
 use std::{
     sync::{
@@ -32,7 +34,9 @@ use tokio::time::Instant;
 
 use crate::config::{Overload, Priority};
 use governor::{Governor, Sample};
-pub(crate) use place::{Place, Within};
+pub(crate) use place::Place;
+use place::Within;
+pub(crate) use room::{Room, Seat};
 
 /// Between two samples.
 const BETWEEN: Duration = Duration::from_millis(1);
@@ -88,7 +92,7 @@ impl Admission {
             delay: metrics.float_gauge("admission_delay_seconds", "The shortest wait for a processor that was seen in the last window."),
             refused: metrics.counters(
                 "admission_refused_total",
-                "Requests refused at the door, by the priority of their route and by whose bound: the gateway's or a backend's.",
+                "Requests refused for want of room, by the priority of their route and by whose bound: the gateway's or a backend's.",
                 &["priority", "bound"],
             ),
         };
@@ -119,33 +123,38 @@ impl Admission {
     }
 
     /// The bound of one backend.
-    pub(crate) fn backend(&self) -> Within {
-        Within::new(self.0.per_backend.load(Ordering::Relaxed), None)
+    pub(crate) fn room(&self) -> Room {
+        Room::new(self.0.per_backend.load(Ordering::Relaxed))
     }
 
     /// Sets a backend's bound to what is configured now.
-    pub(crate) fn renew(&self, backend: &Within) {
-        backend.limit_to(self.0.per_backend.load(Ordering::Relaxed));
+    pub(crate) fn renew(&self, room: &Room) {
+        room.limit_to(self.0.per_backend.load(Ordering::Relaxed));
     }
 
-    /// A place, or why there is none.
-    pub(crate) async fn enter(&self, priority: Priority, backend: Option<&Within>) -> Result<Place, Refused> {
+    /// A place, or why there is none: because the gateway has too much to do, or the backend where it would go.
+    pub(crate) async fn enter(&self, priority: Priority, room: Option<&Room>) -> Result<Place, Refused> {
         if self.is_sample_due() {
             let begun = Instant::now();
             tokio::task::yield_now().await;
             self.heard(begun.elapsed());
         }
-        let refused = |by: Bound| {
-            let word = if by == Bound::Gateway { "gateway" } else { "backend" };
-            self.0.metrics.refused.with_label_values(&[priority.name(), word]).inc();
-            Refused { by, retry_after: RETRY_AFTER.mul_f64(0.5 + random_unit()) }
-        };
-        let inside = self.0.inside.enter(priority).ok_or_else(|| refused(Bound::Gateway))?;
-        let backend = match backend {
-            None => None,
-            Some(backend) => Some(backend.enter(priority).ok_or_else(|| refused(Bound::Backend))?),
-        };
-        Ok(Place::new(inside, backend))
+        let inside = self.0.inside.enter(priority).ok_or_else(|| self.refused(priority, Bound::Gateway))?;
+        if room.is_some_and(|room| !room.has_seat(priority)) {
+            return Err(self.refused(priority, Bound::Backend));
+        }
+        Ok(Place::new(inside))
+    }
+
+    /// A seat at a backend, within that time, for a request that was let in and is to be sent now.
+    pub(crate) async fn seat(&self, priority: Priority, room: &Room, patience: Duration) -> Result<Seat, Refused> {
+        tokio::time::timeout(patience, room.seat(priority)).await.map_err(|_| self.refused(priority, Bound::Backend))
+    }
+
+    fn refused(&self, priority: Priority, by: Bound) -> Refused {
+        let word = if by == Bound::Gateway { "gateway" } else { "backend" };
+        self.0.metrics.refused.with_label_values(&[priority.name(), word]).inc();
+        Refused { by, retry_after: RETRY_AFTER.mul_f64(0.5 + random_unit()) }
     }
 
     /// One at a time, and not too often.

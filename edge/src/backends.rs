@@ -28,7 +28,7 @@ pub(crate) use call::{Call, Deadline};
 pub(crate) use circuit::State;
 pub(crate) use fault::Failure;
 pub(crate) use forward::{
-    Answer, Unanswered,
+    Answer, Ending, Unanswered,
     clock::{Clock, Progress, Turn},
 };
 use metrics::BackendMetrics;

@@ -1,7 +1,7 @@
 //! Signed commands: verified, routed, carried out by a downstream, signed, recorded, answered.
 //!
-//! From the moment a command may be carried out, it goes on to its record even when the client has left: tonic drops a handler whose client
-//! disconnects, and what was done must stand in the trail.
+//! From the moment its request id may be used up, a command goes on to its record even when the client has left: tonic drops a handler whose client
+//! disconnects, and what was done, or can no longer be done, must stand in the trail.
 
 mod finish;
 mod kept;
@@ -19,7 +19,7 @@ use gatehouse_sessions::{Refusal, Rejected, Session, Verifier, door::Caller, now
 use tonic::{Code, Status};
 
 use crate::{
-    admission::{Admission, Bound, Place, Refused, Within},
+    admission::{Admission, Bound, Place, Refused, Room},
     backends::{Backend, Call, Deadline, Failure},
     closing::Closing,
     config::{Audit, Priority, Replay},
@@ -45,7 +45,7 @@ pub(crate) struct Commands {
 pub(crate) struct Route {
     pub(crate) backend: Arc<Backend>,
     /// What that backend may have to do at once.
-    pub(crate) bound: Within,
+    pub(crate) room: Room,
     pub(crate) timeout: Duration,
     pub(crate) audit: Audit,
     pub(crate) replay: Replay,
@@ -69,20 +69,34 @@ impl Commands {
         }
         let route = self.routing.now().command(&request.message_type).cloned();
         // At the door, and before anything is reserved: what is refused here may be sent again as it is.
-        let (priority, bound) = route.as_ref().map_or((Priority::Normal, None), |route| (route.priority, Some(&route.bound)));
-        let place = self.admission.enter(priority, bound).await.map_err(overloaded)?;
+        let (priority, room) = route.as_ref().map_or((Priority::Normal, None), |route| (route.priority, Some(&route.room)));
+        let place = self.admission.enter(priority, room).await.map_err(overloaded)?;
         let route = match route {
             Some(route) if route.replay == Replay::Answer => {
                 return self.execute_kept(route, place, request, caller, patience).await;
             }
             route => route,
         };
-        let session = match caller.trace.step("verify").around(self.verifier.command(&request, caller.address)).await {
+        let this = Arc::clone(self);
+        let whole = async move { this.execute_once(route, place, &request, &caller, patience).await };
+        to_the_end(self.closing.shutdown(), "command", whole).await
+    }
+
+    /// Carries out a command whose answer is not kept.
+    async fn execute_once(
+        &self,
+        route: Option<Arc<Route>>,
+        place: Place,
+        request: &ExecuteCommandRequest,
+        caller: &Caller,
+        patience: Option<Duration>,
+    ) -> Result<ExecuteCommandResponse, Status> {
+        let session = match caller.trace.step("verify").around(self.verifier.command(request, caller.address)).await {
             Ok(session) => session,
-            Err(rejected) => return Err(self.reject(&request, &caller, &rejected)),
+            Err(rejected) => return Err(self.reject(request, caller, &rejected)),
         };
         let refused = |cause, status: Status| {
-            self.trail.refuse(cause, act(&request, None), &caller, Some(&session), Outcome::Denied, status.code());
+            self.trail.refuse(cause, act(request, None), caller, Some(&session), Outcome::Denied, status.code());
             Err(status)
         };
         let route = match route {
@@ -90,9 +104,7 @@ impl Commands {
             Some(route) if route.disabled => return refused("route_disabled", verdict::route_disabled()),
             Some(route) => route,
         };
-        let this = Arc::clone(self);
-        let whole = async move { this.carry_out(&route, place, &request, &caller, &session, patience).await.0 };
-        to_the_end(self.closing.shutdown(), "command", whole).await
+        self.carry_out(&route, place, request, caller, &session, patience).await.0
     }
 
     /// The answer, and what a retry may make of it.
@@ -116,12 +128,20 @@ impl Commands {
         let (path, tracestate) = (route.path.as_ref(), caller.trace.state());
         let call = Call { command: request, session, path, idempotent: route.idempotent, tracestate };
         let calling = caller.trace.call(route.backend.name());
-        let (result, fate) = tokio::select! {
-            result = place.outside(route.backend.execute(&call, Deadline::new(route.timeout, left))) => {
-                let fate = Fate::of(&result);
-                (result.map_err(Failure::into_status), fate)
-            }
-            () = self.closing.last_call() => (Err(route.backend.abandon()), Fate::Unknown),
+        let deadline = Deadline::new(route.timeout, left);
+        let seat = tokio::select! {
+            seat = place.outside(self.admission.seat(route.priority, &route.room, deadline.left())) => seat.map_err(|refused| no_seat(route, refused)),
+            () = self.closing.last_call() => Err(verdict::shutting_down()),
+        };
+        let (result, fate) = match seat {
+            Err(status) => (Err(status), Fate::Untouched),
+            Ok(_seat) => tokio::select! {
+                result = place.outside(route.backend.execute(&call, deadline)) => {
+                    let fate = Fate::of(&result);
+                    (result.map_err(Failure::into_status), fate)
+                }
+                () = self.closing.last_call() => (Err(route.backend.abandon()), Fate::Unknown),
+            },
         };
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
         calling.end_with(code);
@@ -171,6 +191,14 @@ fn overloaded(refused: Refused) -> Status {
     match refused.by {
         Bound::Gateway => verdict::overloaded(refused.retry_after),
         Bound::Backend => verdict::retry_after(verdict::downstream_unavailable(), refused.retry_after),
+    }
+}
+
+/// What a client is told whose command was let in and found no seat until its time was up. Its id is used up, unless it is given back with the answer that there is none.
+fn no_seat(route: &Route, refused: Refused) -> Status {
+    match route.replay {
+        Replay::Answer => overloaded(refused),
+        Replay::Refuse => verdict::downstream_unavailable(),
     }
 }
 

@@ -235,6 +235,8 @@ fn prefix_problem(prefix: &str) -> Option<&'static str> {
         Some("is not a plain path: letters, digits and the signs that need no escape, at most 256 bytes")
     } else if prefix.split('/').any(|segment| segment == "." || segment == "..") || prefix.contains("//") {
         Some("has an empty or a dot segment")
+    } else if prefix.contains(';') {
+        Some("has a parameter; what follows a semicolon is part of no route")
     } else if own(prefix.trim_end_matches('/')) {
         Some("is answered by the gateway itself")
     } else {

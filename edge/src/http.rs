@@ -7,6 +7,7 @@ pub(crate) mod guard;
 mod health;
 mod keys;
 mod proxy;
+mod readings;
 mod routes;
 mod upload;
 mod upstream;
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use gatehouse_chassis::{connections::Peer, keys::Keys, metrics::Metrics, telemetry::trace::Trace};
 use gatehouse_sessions::door::ip;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body::Body as _;
 use serde_json::{Value, json};
 
 use crate::{
@@ -34,17 +36,20 @@ use crate::{
 pub(crate) use download::Cuts;
 use errors::Problem;
 pub(crate) use health::Dependencies;
+use health::Readiness;
 pub(crate) use proxy::Proxy;
 pub(crate) use routes::Table as Places;
 use routes::{Own, Place};
 
 const REQUEST_ID: &str = "x-request-id";
+/// Methods that a backend may know. Others go there as well, but for those that are about the connection to us.
+const PASSED_ON: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// What the public listener serves.
 #[derive(Debug)]
 pub(crate) struct Door {
     routing: Arc<Routing>,
-    dependencies: Dependencies,
+    readiness: Readiness,
     keys: Keys,
     metrics: HttpMetrics,
     closing: Closing,
@@ -60,7 +65,7 @@ impl Door {
         closing: Closing,
         requests: Arc<Requests>,
     ) -> Self {
-        Self { routing, dependencies, keys, metrics: HttpMetrics::new(metrics), closing, requests }
+        Self { routing, readiness: Readiness::new(dependencies), keys, metrics: HttpMetrics::new(metrics), closing, requests }
     }
 
     /// The router of the `http` socket. Everything goes through one function, so that nothing is answered without a request id and a count.
@@ -70,16 +75,19 @@ impl Door {
 
     async fn respond(&self, table: &Table, place: &Place, request: Request, request_id: &str) -> Result<Response, Problem> {
         guard::check(&request)?;
+        if !table.places.is_sure(*place, request.uri().path()) {
+            return Err(Problem::BadRequest("the path may be read as that of another route"));
+        }
         match place {
             Place::Own(own) => {
                 if !matches!(*request.method(), Method::GET | Method::HEAD) {
-                    return Err(Problem::MethodNotAllowed);
+                    return Err(Problem::MethodNotAllowed("GET, HEAD"));
                 }
-                Ok(self.own(*own, request.headers()).await)
+                Ok(with_length(self.own(*own, request.headers()).await))
             }
             Place::Auth | Place::Route(_) => {
                 if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-                    return Err(Problem::MethodNotAllowed);
+                    return Err(Problem::MethodNotAllowed(PASSED_ON));
                 }
                 let route = if let Place::Route(route) = place { Some(*route) } else { None };
                 table.proxy.answer(route, request, request_id).await
@@ -115,12 +123,21 @@ impl Door {
             Own::Alive => json_response(StatusCode::OK, &json!({"status": "ok"})),
             Own::Serving => json_response(status(!draining), &json!({"status": if draining { "draining" } else { "ready" }})),
             Own::Ready => {
-                let (ready, report) = self.dependencies.report(draining).await;
+                let (ready, report) = self.readiness.report(self.closing.shutdown()).await;
                 json_response(status(ready), &report)
             }
             Own::Keys => keys::answer(&self.keys.ring(), asked),
         }
     }
+}
+
+/// Says how long an answer is also where it is asked for with HEAD, which takes the body away (RFC 9110 §8.6).
+fn with_length(mut response: Response) -> Response {
+    let length = response.body().size_hint().exact().filter(|_| response.status() != StatusCode::NOT_MODIFIED);
+    if let Some(length) = length {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    response
 }
 
 async fn answer(State(door): State<Arc<Door>>, mut request: Request) -> Response {

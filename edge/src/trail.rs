@@ -176,6 +176,11 @@ impl Trail {
         };
         self.denied.note(cause, who, record);
     }
+
+    /// The same of an HTTP request, whose caller has no session.
+    pub(crate) fn refuse_http(&self, cause: &'static str, act: Act<'_>, caller: &Caller, status: http::StatusCode) {
+        self.denied.note(cause, Who::Address(caller.address()), act.http(caller, Outcome::Denied, status));
+    }
 }
 
 /// What a client is told whose request or whose answer the trail could not take. What was asked may have been carried out, if the trail was lost meanwhile.

@@ -36,9 +36,10 @@ pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -
         let patience = tail.patience();
         let mut lost = false;
         loop {
+            // What it answers was so when it was asked, however long this process stood still since.
+            let asked = Instant::now();
             match pulse.during(patience, tail.next()).await {
                 Ok(batch) => {
-                    let read = Instant::now();
                     if batch.wiped || batch.trimmed.is_some() {
                         tracing::warn!("the session stream lost entries before they were read here; sessions are read again");
                         sessions.forget(batch.wiped);
@@ -46,7 +47,7 @@ pub(crate) async fn start(process: &Process, redis: Redis, sessions: Sessions) -
                     pulse.during(patience, take(&sessions, &batch.entries)).await;
                     // Until the end is reached, a revocation may be among what is still to be read.
                     if batch.caught_up {
-                        sessions.heard(read);
+                        sessions.heard(asked);
                     }
                     if std::mem::take(&mut lost) {
                         tracing::info!("the session stream is back");

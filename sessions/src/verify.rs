@@ -11,7 +11,7 @@ use gatehouse_proto::{
 use prometheus::IntCounterVec;
 
 use crate::{
-    Claimed, Config, Refusal, Session, Sessions,
+    Claimed, Config, Found, Refusal, Retry, Session, Sessions,
     limits::{Limits, Subject},
     now_ms,
     replay::{Asked, Reservations},
@@ -105,6 +105,11 @@ impl Verifier {
         self.counted(decided.await)
     }
 
+    /// What became of the first of a command's envelope, as [`Retry::outcome`] has it; a refusal that is found meanwhile counts like any other.
+    pub async fn outcome(&self, retry: Retry, patience: Duration) -> Result<Found, Refusal> {
+        retry.outcome(patience).await.inspect_err(|refusal| self.count(*refusal))
+    }
+
     /// Whose subscribe it is, reserved for being carried out once. It counts towards no rate.
     pub async fn subscribe(&self, request: &SubscribeEventsRequest) -> Result<Arc<Session>, Rejected> {
         let decided = async {
@@ -149,9 +154,10 @@ impl Verifier {
     }
 
     fn counted<T>(&self, decided: Result<T, Rejected>) -> Result<T, Rejected> {
-        if let Err(rejected) = &decided {
-            self.failures.with_label_values(&[rejected.refusal.reason()]).inc();
-        }
-        decided
+        decided.inspect_err(|rejected| self.count(rejected.refusal))
+    }
+
+    fn count(&self, refusal: Refusal) {
+        self.failures.with_label_values(&[refusal.reason()]).inc();
     }
 }

@@ -5,13 +5,12 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Poll, ready},
     time::Duration,
 };
 
 use axum::{Router, body::Body};
 use http::{HeaderValue, Request, Response, header};
-use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -26,6 +25,7 @@ use tower::ServiceExt as _;
 
 use super::{
     ConnectionMetrics, Terms,
+    answer::Answer,
     caller::{Caller, Peer, Socket},
     lent::{Lent, Stream, linger},
     metrics::reason,
@@ -33,7 +33,7 @@ use super::{
     proxied,
     room::Place,
     tls::Tls,
-    traffic::{Open, Traffic},
+    traffic::Traffic,
     vigil::{Verdict, Vigil},
 };
 use crate::Shutdown;
@@ -107,7 +107,9 @@ impl Host {
         let mut guest = Guest { host: self, traffic: Arc::clone(&traffic), notice };
         match guest.begin(socket, &mut caller, place.as_mut()).await {
             Ok(stream) => {
-                let (lent, returned) = Lent::new(stream, Pong::after(limits.farewell.settling), &traffic);
+                let farewell = &limits.farewell;
+                let pong = if farewell.refuses { Pong::of_ours() } else { Pong::after(farewell.settling) };
+                let (lent, returned) = Lent::new(stream, pong, &traffic);
                 if guest.converse(lent, caller).await
                     && let Ok(stream) = returned.await
                 {
@@ -150,7 +152,7 @@ impl Host {
                 // Its head is the first part; the next is asked for when the client has room for it.
                 open.deliver();
             }
-            Ok(response.map(|body| Answer { body, open: Some(open) }))
+            Ok(response.map(|body| Answer::new(body, open)))
         }
     }
 }
@@ -320,44 +322,5 @@ async fn lived(bound: Option<Duration>) {
     match bound {
         Some(bound) => sleep(bound).await,
         None => std::future::pending().await,
-    }
-}
-
-/// The body of an answer, which is open until its last frame is taken, or it is dropped.
-struct Answer {
-    body: Body,
-    open: Option<Open>,
-}
-
-impl http_body::Body for Answer {
-    type Data = bytes::Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_pending()
-            && let Some(open) = &mut self.open
-        {
-            open.wait();
-        }
-        let frame = ready!(polled);
-        let is_last = frame.as_ref().is_none_or(|frame| frame.as_ref().map_or(true, Frame::is_trailers)) || self.body.is_end_stream();
-        if let Some(open) = &mut self.open {
-            if is_last {
-                open.complete();
-                self.open = None;
-            } else {
-                open.deliver();
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -65,9 +65,17 @@ impl Place {
 }
 
 impl Pong {
-    /// Holds it back for so long, and counts frames; neither, if that is zero.
+    /// Holds it back for so long, and counts frames.
     pub(super) fn after(delay: Duration) -> Self {
-        let place = if delay.is_zero() { Place::Elsewhere } else { Place::Preface(0) };
+        Self::new(delay, Place::Preface(0))
+    }
+
+    /// Does neither: the other side is ours.
+    pub(super) fn of_ours() -> Self {
+        Self::new(Duration::ZERO, Place::Elsewhere)
+    }
+
+    fn new(delay: Duration, place: Place) -> Self {
         Self { delay, place, in_block: false, held: None, given: 0, flood: Flood::new() }
     }
 
@@ -216,6 +224,16 @@ mod tests {
             pong.pass(other, &Traffic::new());
             assert_eq!((&read, due(&mut pong).await), (&expected, PONG.to_vec()), "{cut}");
             assert!(!is_due(&mut pong), "once");
+        }
+    }
+
+    #[test]
+    fn frames_are_counted_also_where_nothing_is_waited_for_and_not_among_ourselves() {
+        for (mut pong, hostile) in [(Pong::after(Duration::ZERO), true), (Pong::of_ours(), false)] {
+            let traffic = Traffic::new();
+            let mut flood = [&PREFACE[..], &SETTINGS.repeat(100_000)].concat();
+            pong.pass(&mut flood, &traffic);
+            assert_eq!(traffic.is_hostile(), hostile);
         }
     }
 

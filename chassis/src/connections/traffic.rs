@@ -143,9 +143,9 @@ impl Traffic {
         }
     }
 
-    /// How many parts of answers were handed over.
+    /// How many requests there were, and parts of answers that were handed over.
     pub(super) fn parts(&self) -> u64 {
-        self.parts.load(Ordering::Relaxed)
+        u64::from(self.requests.load(Ordering::Relaxed)) + self.parts.load(Ordering::Relaxed)
     }
 
     /// It does what no client needs to do; nothing more is read from it.

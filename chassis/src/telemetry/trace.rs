@@ -75,10 +75,11 @@ impl Tracer {
 }
 
 impl Recording {
-    /// The parent decides whether a trace is recorded; where there is none, the sampler.
+    /// The parent decides whether a trace is recorded, and where there is none the sampler; in both cases no more than so many a second, for anybody may be a parent.
     fn standing(&self, parent: Option<Context>, state: Option<String>) -> Standing {
         let context = parent.map_or_else(|| self.sampler.begin(), |parent| parent.at(new_span_id()));
-        let feed = context.is_sampled().then(|| self.feed.clone());
+        let is_recorded = context.is_sampled() && (parent.is_none() || self.sampler.admits());
+        let feed = is_recorded.then(|| self.feed.clone());
         let outgoing = if feed.is_some() { new_span_id() } else { context.span_id };
         Standing { context, parent: parent.map(|parent| parent.span_id), outgoing, state, feed }
     }

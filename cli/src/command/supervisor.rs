@@ -11,7 +11,7 @@ use crate::{failure::Failure, local, place::Place};
 pub const PEER: &str = "the supervisor";
 /// What follows from a socket that it has left behind.
 const DEAD: &str = "it is not running. Its components may serve on, and the next start takes them over";
-/// How long it may take over a question.
+/// How long it may take over a question; three seconds of them are the edge's, where it is asked as well.
 pub const BOUND: Duration = Duration::from_secs(5);
 
 /// The one of this configuration's suite.

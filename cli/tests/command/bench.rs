@@ -40,7 +40,7 @@ async fn at_a_rate_every_command_of_the_plan_is_accounted_for() {
 #[tokio::test]
 async fn refusals_are_counted_by_status_and_with_nothing_else_it_is_exit_1() {
     let scene = Scene::new(|_| {}, Some(Status::new(Code::ResourceExhausted, "rate limit exceeded"))).await;
-    let short = ["--duration", "200ms", "--connections", "1", "--streams", "1"];
+    let short = ["--duration", "200ms", "--connections", "1", "--streams", "1", "--timeout", "1m"];
     let done = bench(&scene, &[&short[..], &["--json"]].concat()).await;
     let report = done.document();
     let refused = json!([{"code": "RESOURCE_EXHAUSTED", "message": "rate limit exceeded", "count": report["sent"]}]);
@@ -52,7 +52,7 @@ async fn refusals_are_counted_by_status_and_with_nothing_else_it_is_exit_1() {
 #[tokio::test]
 async fn an_answer_that_does_not_verify_is_an_error_unless_it_is_believed() {
     let scene = Scene::new(|response| response.result_code = "paid".into(), None).await;
-    let short = ["--duration", "200ms", "--streams", "1", "--json"];
+    let short = ["--duration", "200ms", "--streams", "1", "--timeout", "1m", "--json"];
     let report = bench(&scene, &short).await.document();
     assert_eq!((&report["answered"], &report["errors"][0]["code"]), (&json!(0), &json!("UNVERIFIED")), "{report}");
     let done = bench(&scene, &[&short[..], &["--no-verify"]].concat()).await;
@@ -62,8 +62,16 @@ async fn an_answer_that_does_not_verify_is_an_error_unless_it_is_believed() {
 #[tokio::test]
 async fn a_report_for_people_says_what_was_asked_and_what_came() {
     let scene = Scene::new(|_| {}, None).await;
-    let done = bench(&scene, &["--duration", "200ms", "--connections", "3", "--streams", "2", "--rate", "100"]).await;
+    let done = bench(&scene, &["--duration", "200ms", "--connections", "3", "--streams", "2", "--rate", "100", "--timeout", "1m"]).await;
     let lines: Vec<_> = done.stdout.lines().collect();
     assert!(done.code == 0 && lines.len() == 3 && lines[0].contains("3 × 2 at once"), "{done:?}");
     assert!(lines[1].contains(" a second") && lines[2].contains("p99 ") && lines[2].ends_with("from when each was to be sent"), "{done:?}");
+}
+
+#[tokio::test]
+async fn more_at_once_than_a_machine_can_have_under_way_is_a_usage_error() {
+    let scene = Scene::new(|_| {}, None).await;
+    let done = bench(&scene, &["--connections", "101", "--streams", "1000", "--duration", "1ms"]).await;
+    assert_eq!(done.code, 2, "{done:?}");
+    assert!(done.stderr.contains("--connections × --streams: 101000 commands at once; 100000 are the most"), "{done:?}");
 }

@@ -11,7 +11,7 @@ use crate::config::Priority;
 
 /// So many at once; clones share the count.
 #[derive(Clone, Debug)]
-pub(crate) struct Within(Arc<Count>);
+pub(super) struct Within(Arc<Count>);
 
 #[derive(Debug)]
 struct Count {
@@ -74,21 +74,18 @@ impl Drop for Counted {
     }
 }
 
-/// Of one request: among what the gateway works on, and among what a backend has to do.
+/// Of one request, among what the gateway works on.
 #[derive(Debug)]
-pub(crate) struct Place {
-    inside: Counted,
-    _backend: Option<Counted>,
-}
+pub(crate) struct Place(Counted);
 
 impl Place {
-    pub(super) const fn new(inside: Counted, backend: Option<Counted>) -> Self {
-        Self { inside, _backend: backend }
+    pub(super) const fn new(inside: Counted) -> Self {
+        Self(inside)
     }
 
     /// Does what the gateway merely waits for, and what therefore takes no place of its own work.
     pub(crate) async fn outside<T>(&mut self, work: impl Future<Output = T>) -> T {
-        let _outside = Outside::new(&self.inside.0);
+        let _outside = Outside::new(&self.0.0);
         work.await
     }
 }

@@ -25,7 +25,7 @@ use super::{
     budget::Budget,
     choice::choose,
     circuit::{
-        Verdict,
+        Ticket, Verdict,
         permit::{Breaker, Permit},
     },
     endpoint::Endpoint,
@@ -113,13 +113,24 @@ impl Backend {
     /// What became of a request that was let through.
     pub(super) fn settle(&self, permit: Permit, verdict: Verdict) {
         if permit.settle(verdict) {
-            // Half-open is seen when it is, and not when the next request comes.
-            let (breaker, gone) = (Arc::clone(&self.breaker), self.gone.clone());
-            self.shutdown.spawn_companion("circuit", async move {
-                let opened = gone.run_until_cancelled(tokio::time::sleep(breaker.open_time())).await;
-                opened.map(|()| breaker.state());
-            });
+            self.opened();
         }
+    }
+
+    /// A request that was settled as a success was none after all.
+    pub(super) fn take_back(&self, ticket: Ticket) {
+        if self.breaker.take_back(ticket) {
+            self.opened();
+        }
+    }
+
+    /// Half-open is seen when it is, and not when the next request comes.
+    fn opened(&self) {
+        let (breaker, gone) = (Arc::clone(&self.breaker), self.gone.clone());
+        self.shutdown.spawn_companion("circuit", async move {
+            let opened = gone.run_until_cancelled(tokio::time::sleep(breaker.open_time())).await;
+            opened.map(|()| breaker.state());
+        });
     }
 
     /// Where to try next: not where it was tried before, as long as there is anything else.

@@ -27,7 +27,8 @@ impl Deadline {
         self.at
     }
 
-    pub(super) fn left(self) -> Duration {
+    /// How long it is until then.
+    pub(crate) fn left(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 

@@ -10,7 +10,7 @@
 //!
 //! In half-open `probes` requests at once are let through and the others rejected. A request that ends as nobody's fault (its client left, or had less time than
 //! the route gives) gives its place to the next one and counts as nothing. Whatever was let through before the last change of state counts as nothing, too: it tells of
-//! a time that is over. So does what is settled by [`Drop`], see [`permit`].
+//! a time that is over. So does what is settled by [`Drop`], see [`permit`]. An answer that breaks off after its head makes a failure of what had counted as a success.
 
 pub(super) mod permit;
 mod window;
@@ -55,7 +55,7 @@ pub(crate) enum Verdict {
 
 /// That a request was let through, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticket {
+pub(crate) struct Ticket {
     epoch: u64,
 }
 
@@ -115,12 +115,7 @@ impl Circuit {
             (Phase::Closed(window), Verdict::Success) => window.note(false, now),
             (Phase::Closed(window), Verdict::Failure) => {
                 window.note(true, now);
-                let (all, failed) = window.sums();
-                let setting = &self.setting;
-                let is_bad = u64::from(failed) * 100 >= u64::from(all) * u64::from(setting.failure_percent);
-                if setting.failure_percent > 0 && all >= setting.min_requests && is_bad {
-                    self.enter(Phase::Open { since: now });
-                }
+                self.judge(now);
             }
             (Phase::HalfOpen { running, .. }, Verdict::Nothing) => *running = running.saturating_sub(1),
             (Phase::HalfOpen { .. }, Verdict::Failure) => self.enter(Phase::Open { since: now }),
@@ -131,6 +126,32 @@ impl Circuit {
                     self.reset(now);
                 }
             }
+        }
+    }
+
+    /// What was settled as a success was none after all. Each ticket is taken back once at the most.
+    pub(super) fn take_back(&mut self, ticket: Ticket, now: Instant) {
+        if ticket.epoch != self.epoch {
+            return;
+        }
+        match &mut self.phase {
+            Phase::Closed(window) => {
+                window.turn(now);
+                self.judge(now);
+            }
+            Phase::HalfOpen { .. } => self.enter(Phase::Open { since: now }),
+            Phase::Open { .. } => {}
+        }
+    }
+
+    /// Opens it when too many have failed.
+    fn judge(&mut self, now: Instant) {
+        let Phase::Closed(window) = &self.phase else { return };
+        let (all, failed) = window.sums();
+        let setting = &self.setting;
+        let is_bad = u64::from(failed) * 100 >= u64::from(all) * u64::from(setting.failure_percent);
+        if setting.failure_percent > 0 && all >= setting.min_requests && is_bad {
+            self.enter(Phase::Open { since: now });
         }
     }
 

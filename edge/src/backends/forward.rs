@@ -5,21 +5,15 @@
 pub(crate) mod clock;
 mod lent;
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use axum::body::Body;
-use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
-use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
     backend::Backend,
-    circuit::Verdict,
+    circuit::{Ticket, Verdict},
     endpoint::{Endpoint, Transport},
     fault::{Fault, Outcome},
     load::InFlight,
@@ -42,8 +36,9 @@ impl Backend {
     /// The head of the backend's answer, for which `clock` says how long it may take, and whose fault it is if it takes longer.
     pub(crate) async fn forward(self: &Arc<Self>, request: Request<Body>, clock: &Clock) -> Result<Response<Answer>, Unanswered> {
         let permit = self.admit().ok_or(Unanswered::Unavailable)?;
+        let ticket = permit.ticket();
         let (parts, body) = request.into_parts();
-        let answer = self.pass_on(&parts, &Lender::new(body), clock).await;
+        let mut answer = self.pass_on(&parts, &Lender::new(body), clock).await;
         let (verdict, outcome) = match &answer {
             Ok(answer) => (of_status(answer.status()), Outcome::Answered),
             Err(Unanswered::Unavailable) => (Verdict::Failure, Outcome::Unavailable),
@@ -52,6 +47,11 @@ impl Backend {
         };
         self.settle(permit, verdict);
         self.counters.count(outcome);
+        if let Ok(answer) = &mut answer
+            && verdict == Verdict::Success
+        {
+            answer.body_mut().ending.ticket = Some(ticket);
+        }
         answer
     }
 
@@ -67,8 +67,13 @@ impl Backend {
             match answer {
                 Ok(answer) => {
                     endpoint.load.observe(now - begun, now);
-                    self.note(endpoint, of_status(answer.status()));
-                    return Ok(answer.map(|body| Answer { body, _in_flight: in_flight }));
+                    let verdict = of_status(answer.status());
+                    if verdict == Verdict::Failure {
+                        self.note(endpoint, verdict);
+                    }
+                    let (backend, endpoint) = (Arc::clone(self), Arc::clone(endpoint));
+                    let ending = Ending { backend, endpoint, ticket: None, _in_flight: in_flight };
+                    return Ok(answer.map(|body| Answer { body, ending }));
                 }
                 Err(Waited::ClientStalled) => return Err(Unanswered::ClientStalled),
                 Err(Waited::TimedOut) => {
@@ -123,26 +128,37 @@ fn of_status(status: StatusCode) -> Verdict {
     }
 }
 
-/// The body of an answer. Its endpoint is busy until it is dropped.
+/// The body of an answer, and what is said of the backend when it is over.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    body: Incoming,
+    pub(crate) body: Incoming,
+    pub(crate) ending: Ending,
+}
+
+/// The end of an answer whose head has come. Until it is dropped its endpoint is busy. Unless the backend fails before, it was a success, also when its client leaves.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    backend: Arc<Backend>,
+    endpoint: Arc<Endpoint>,
+    /// Of the request, as long as it counts as a success.
+    ticket: Option<Ticket>,
     _in_flight: InFlight,
 }
 
-impl http_body::Body for Answer {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+impl Ending {
+    /// The backend broke its answer off, or went silent in it. A request counts as one failure at the most.
+    pub(crate) fn failed(mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.backend.take_back(ticket);
+            self.backend.note(&self.endpoint, Verdict::Failure);
+        }
     }
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            self.backend.note(&self.endpoint, Verdict::Success);
+        }
     }
 }

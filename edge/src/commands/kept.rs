@@ -74,14 +74,18 @@ impl Commands {
         let found = match claimed {
             Claimed::First(claim) => Ok(Found::First(claim)),
             Claimed::Again(retry) => tokio::select! {
-                found = place.outside(retry.outcome(left().saturating_sub(HASTE))) => found,
+                found = place.outside(self.verifier.outcome(retry, left().saturating_sub(HASTE))) => found,
                 // Not that nobody knows: another edge may hear of it in a moment.
                 () = self.closing.last_call() => return Err(verdict::shutting_down()),
             },
         };
         let claim = match found {
             Ok(Found::First(claim)) => claim,
-            Ok(Found::Pending) => return Err(verdict::with_outcome_unknown(verdict::downstream_timed_out())),
+            // Its own time is up: the first may be carried out still, and who asks again may hear how.
+            Ok(Found::Pending) => {
+                let keepsake = Keepsake::Status(verdict::with_outcome_unknown(verdict::downstream_timed_out()));
+                return self.give_again(&route, &request, &caller, &session, keepsake).await;
+            }
             Ok(Found::Kept(keepsake)) => return self.give_again(&route, &request, &caller, &session, keepsake).await,
             Err(refusal) => return Err(self.reject(&request, &caller, &Rejected { refusal, session: Some(session) })),
         };
@@ -92,7 +96,16 @@ impl Commands {
             self.trail.refuse("route_disabled", act(&request, None), &caller, Some(&session), Outcome::Denied, status.code());
             return Err(status);
         }
-        let (this, left) = (Arc::clone(self), left());
+        let left = left();
+        if left.is_zero() {
+            // It has reached nobody and reaches nobody: its client would be told that it may have.
+            claim.release().await;
+            let status = verdict::downstream_timed_out();
+            let record = act(&request, Some((route.backend.name(), "backend"))).grpc(&caller, &session, Outcome::Error, status.code());
+            self.trail.keep(route.audit, "command", record).await.map_err(trail::unavailable)?;
+            return Err(status);
+        }
+        let this = Arc::clone(self);
         let whole = async move {
             let claim = claim.begin();
             let (answer, fate) = this.carry_out(&route, place, &request, &caller, &session, None).await;
@@ -105,7 +118,7 @@ impl Commands {
             if fate == Fate::Unknown { answer.map_err(verdict::with_outcome_unknown) } else { answer }
         };
         let whole = to_the_end(self.closing.shutdown(), "command", whole);
-        // Dropped, it goes on.
+        // Dropped, it goes on: it has been carried out, or will be.
         tokio::time::timeout(left, whole).await.unwrap_or_else(|_| Err(verdict::with_outcome_unknown(verdict::downstream_timed_out())))
     }
 

@@ -124,6 +124,7 @@ fn each_mistake_is_named_at_its_place() {
         (with("\"3s\"", "\"0s\""), "gateway.toml:6: backend[1].timeout: is zero, so that nothing would ever be answered"),
         (with("/shop/", "shop"), "gateway.toml:24: route[1].prefix: `shop` does not begin with a slash"),
         (with("/shop/", "/a/../b"), "gateway.toml:24: route[1].prefix: `/a/../b` has an empty or a dot segment"),
+        (with("/shop/", "/a;b"), "gateway.toml:24: route[1].prefix: `/a;b` has a parameter; what follows a semicolon is part of no route"),
         (with("/shop/", "/health"), "gateway.toml:24: route[1].prefix: `/health` is answered by the gateway itself"),
         (with("\"best_effort\"", "\"maybe\""), "gateway.toml:21: command[2].audit: `maybe`: is none of required, best_effort, intent"),
         (

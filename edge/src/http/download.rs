@@ -14,7 +14,11 @@ use prometheus::{IntCounter, IntCounterVec};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{forwarded::strip_hop, upload::Watch};
-use crate::{backends::Turn, config::Transfer};
+use crate::{
+    admission::Seat,
+    backends::{Ending, Turn},
+    config::Transfer,
+};
 
 /// `http_answers_cut_total{backend,reason}`.
 #[derive(Clone, Debug)]
@@ -49,11 +53,28 @@ pub(super) struct Download<B> {
     timer: Option<Pin<Box<Sleep>>>,
     upload: Watch,
     cuts: CutsOf,
+    /// Until it is over.
+    held: Option<Held>,
+}
+
+/// What an answer holds of its backend.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) ending: Ending,
+    pub(super) seat: Seat,
 }
 
 impl<B> Download<B> {
-    pub(super) fn new(body: B, limits: Transfer, upload: Watch, cuts: CutsOf) -> Self {
-        Self { body, limits, waiting: None, timer: None, upload, cuts }
+    pub(super) fn new(body: B, limits: Transfer, upload: Watch, cuts: CutsOf, held: Held) -> Self {
+        Self { body, limits, waiting: None, timer: None, upload, cuts, held: Some(held) }
+    }
+
+    /// The backend has failed in the middle of it.
+    fn fail(&mut self) {
+        if let Some(Held { ending, seat }) = self.held.take() {
+            ending.failed();
+            drop(seat);
+        }
     }
 
     /// Whether the backend has been silent for too long. It has a reason as long as the client, who still sends, is waited for; that wait has its own end.
@@ -87,6 +108,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Body for Download<B> {
         let Poll::Ready(polled) = Pin::new(&mut self.body).poll_frame(cx) else {
             if self.is_overdue(cx) {
                 self.cuts.stalled.inc();
+                self.fail();
                 return Poll::Ready(Some(Err(Broken)));
             }
             return Poll::Pending;
@@ -103,11 +125,16 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Body for Download<B> {
                 // One that ends because its client sent nonsense is not the backend's doing.
                 if self.upload.fault().is_none() {
                     self.cuts.broken_off.inc();
+                    self.fail();
                 }
+                self.held = None;
                 tracing::debug!(%error, "an answer was broken off");
                 Some(Err(Broken))
             }
-            None => None,
+            None => {
+                self.held = None;
+                None
+            }
         })
     }
 

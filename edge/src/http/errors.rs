@@ -15,8 +15,8 @@ pub(crate) enum Problem {
     BadRequest(&'static str),
     /// Nothing is routed there.
     NotFound,
-    /// The path is there, the method is not.
-    MethodNotAllowed,
+    /// The path is there, the method is not; these are.
+    MethodNotAllowed(&'static str),
     /// The body is longer than what its route carries.
     BodyTooLarge,
     /// The client stopped sending its body.
@@ -42,7 +42,7 @@ impl Problem {
         match self {
             Self::BadRequest(why) => (StatusCode::BAD_REQUEST, "bad_request", why),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "no route for this path"),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not know the method"),
+            Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not know the method"),
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "the request's body is too large"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout", "the request's body did not arrive in time"),
             Self::BadGateway => (StatusCode::BAD_GATEWAY, "bad_gateway", "backend is unavailable"),
@@ -64,8 +64,8 @@ impl Problem {
         let (status, code, message) = self.words();
         let mut response = json_response(status, &json!({"error": {"code": code, "message": message, "request_id": request_id}}));
         match self {
-            Self::MethodNotAllowed => {
-                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            Self::MethodNotAllowed(allowed) => {
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
             }
             // What else is on this connection may be read differently from how it was meant.
             Self::BadRequest(_) | Self::BodyTooLarge | Self::RequestTimeout => {

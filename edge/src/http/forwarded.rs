@@ -48,11 +48,7 @@ pub(crate) struct Seen<'a> {
 /// all other headers of that kind are taken away, also when they are written with the underscores that CGI takes for hyphens. `Host` becomes the backend's own.
 pub(crate) fn to_backend(headers: &mut HeaderMap, seen: Seen<'_>, authority: &str) {
     let takes_trailers = tokens(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
-    strip_hop(headers);
-    let given: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name.as_str())).cloned().collect();
-    for name in given {
-        headers.remove(name);
-    }
+    strip(headers);
     join_cookies(headers);
     let asked = seen.asked.or_else(|| headers.get(header::HOST).and_then(|host| host.to_str().ok())).map(str::to_owned);
     let forwarded = forwarded(seen, asked.as_deref());
@@ -67,6 +63,15 @@ pub(crate) fn to_backend(headers: &mut HeaderMap, seen: Seen<'_>, authority: &st
         set(headers, header::CONNECTION, Some("te"));
     }
     headers.append(header::VIA, HeaderValue::from_static("1.1 gatehouse"));
+}
+
+/// Takes away what a client may not say to a backend, in the head as in the trailers: what is of the hop, and what is ours.
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    strip_hop(headers);
+    let given: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name.as_str())).cloned().collect();
+    for name in given {
+        headers.remove(name);
+    }
 }
 
 fn is_ours(name: &str) -> bool {

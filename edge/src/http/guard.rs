@@ -7,10 +7,7 @@
 use axum::extract::Request;
 use http::{HeaderValue, Version, header, uri::Authority};
 
-use super::errors::Problem;
-
-/// How often a path may be decoded by the servers behind us, one after the other.
-const LAYERS: usize = 3;
+use super::{errors::Problem, readings::layers};
 
 /// Whether the request is one that every server reads alike.
 pub(crate) fn check(request: &Request) -> Result<(), Problem> {
@@ -19,7 +16,8 @@ pub(crate) fn check(request: &Request) -> Result<(), Problem> {
     path(request.uri().path())
 }
 
-/// RFC 9112 §3.2: one `Host` in HTTP/1.1, at most one elsewhere, none that is no host, and none that contradicts the target.
+/// RFC 9112 §3.2: one `Host` in HTTP/1.1, at most one elsewhere, none that is no host, and none that contradicts the target; which, as
+/// RFC 9113 §8.3.1 has it for HTTP/2, names no user.
 fn host(request: &Request) -> Result<(), Problem> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next();
@@ -32,7 +30,11 @@ fn host(request: &Request) -> Result<(), Problem> {
     if host.is_some_and(|host| !is_host(host)) {
         return Err(Problem::BadRequest("the Host header is not a host"));
     }
-    match (host, request.uri().authority()) {
+    let authority = request.uri().authority();
+    if authority.is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(Problem::BadRequest("the target has user information"));
+    }
+    match (host, authority) {
         (Some(host), Some(authority)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
             Err(Problem::BadRequest("the Host header contradicts the target"))
         }
@@ -55,15 +57,13 @@ fn coding(request: &Request) -> Result<(), Problem> {
     }
 }
 
-/// Segments that climb, control characters and characters that hide behind a longer encoding than theirs, in clear or as escapes, once or several times over:
-/// routes are matched before a backend decodes.
+/// A target that is no path, segments that climb, control characters and characters that hide behind a longer encoding than theirs, in clear or as escapes, once
+/// or several times over: routes are matched before a backend decodes.
 fn path(path: &str) -> Result<(), Problem> {
-    let mut decoded = path.as_bytes().to_vec();
-    for _ in 0..LAYERS {
-        let escaped = decoded.contains(&b'%');
-        if escaped {
-            decoded = decode(&decoded);
-        }
+    if !path.starts_with('/') {
+        return Err(Problem::BadRequest("the target is no path"));
+    }
+    for decoded in layers(path) {
         if decoded.iter().any(u8::is_ascii_control) {
             return Err(Problem::BadRequest("a control character in the path"));
         }
@@ -72,9 +72,6 @@ fn path(path: &str) -> Result<(), Problem> {
         }
         if decoded.split(|byte| matches!(byte, b'/' | b'\\')).any(is_dots) {
             return Err(Problem::BadRequest("a dot segment in the path"));
-        }
-        if !escaped {
-            break;
         }
     }
     Ok(())
@@ -91,24 +88,6 @@ fn is_overlong(path: &[u8]) -> bool {
     path.contains(&0xc0)
         || path.contains(&0xc1)
         || path.windows(2).any(|pair| matches!(pair, [0xe0, 0x80..=0x9f] | [0xf0, 0x80..=0x8f] | [0xf8..=0xff, _]))
-}
-
-/// Resolves escapes once; what is no escape stays.
-fn decode(path: &[u8]) -> Vec<u8> {
-    let digit = |byte: Option<&u8>| byte.and_then(|&byte| char::from(byte).to_digit(16)).and_then(|digit| u8::try_from(digit).ok());
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        match (byte, digit(after.first()), digit(after.get(1))) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push(high << 4 | low);
-                rest = &after[2..];
-            }
-            _ => decoded.push(byte),
-        }
-    }
-    decoded
 }
 
 #[cfg(test)]
@@ -143,6 +122,9 @@ mod tests {
             ("http://b:1/", one, &[host], Some("the Host header contradicts the target")),
             ("http://a:1/", two, &[], None),
             ("http://a:1/", two, &[("host", "b:1")], Some("the Host header contradicts the target")),
+            ("http://a:1@b/", two, &[], Some("the target has user information")),
+            ("http://@b/", two, &[], Some("the target has user information")),
+            ("http://a@b/", one, &[("host", "b")], Some("the target has user information")),
             ("/", one, &[("host", "")], None),
             ("/", one, &[("host", "[::1]:80")], None),
             ("/", one, &[("host", "a@b")], Some("the Host header is not a host")),
@@ -212,6 +194,9 @@ mod tests {
             "/a%255c..%255cb",
         ] {
             assert_eq!(path(bad), Err(Problem::BadRequest("a dot segment in the path")), "{bad}");
+        }
+        for bad in ["*", "", "a/b", "\\a"] {
+            assert_eq!(path(bad), Err(Problem::BadRequest("the target is no path")), "{bad}");
         }
         for bad in ["/a%00", "/%0d%0aa", "/%7f", "/a%2500", "/%250d%250a"] {
             assert_eq!(path(bad), Err(Problem::BadRequest("a control character in the path")), "{bad}");

@@ -1,19 +1,26 @@
 //! Whether the suite is ready: everything that a request may need is asked, at once, each for a bounded time.
+//!
+//! Whoever reaches the public listener may ask, as often as he likes. What that costs Redis and the suite does not grow with it: one round of questions at a time,
+//! whose answers hold for a moment.
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use gatehouse_chassis::{
+    Shutdown,
     ipc::{self, Channel},
     members::Members,
     redis::{Redis, Standing},
 };
 use serde_json::{Value, json};
+use tokio::{sync::Mutex, time::Instant};
 
-use crate::{relay::Pushers, trail::Trail};
+use crate::{commands::to_the_end, relay::Pushers, trail::Trail};
 
 /// How long each may take to answer.
 const BOUND: Duration = Duration::from_secs(1);
+/// How long their answers hold.
+const HOLD: Duration = Duration::from_millis(500);
 /// What the auditor calls its database in `grpc.health.v1`.
 const DATABASE: &str = "database";
 
@@ -29,13 +36,19 @@ pub(crate) struct Dependencies {
     pub(crate) instance: u32,
 }
 
+/// What they said, and when.
+#[derive(Clone, Copy, Debug)]
+struct Answers {
+    at: Instant,
+    redis: Standing,
+    database: bool,
+    pusher: bool,
+}
+
 impl Dependencies {
-    /// Whether everything is there, and the answer that says so or what is missing. A process that drains for its successor does not speak of itself: whoever
-    /// asks wants to know about the suite, and his next connection is the successor's.
-    pub(crate) async fn report(&self, draining: bool) -> (bool, Value) {
-        let serving = !draining || self.members.stays("edge", self.instance);
+    async fn ask(&self) -> Answers {
         let (redis, database, pusher) = tokio::join!(self.redis(), ipc::is_serving(&self.auditor, DATABASE, BOUND), self.any_pusher());
-        Found { serving, redis, database, pusher, trail: self.trail.takes_records() }.report()
+        Answers { at: Instant::now(), redis, database, pusher }
     }
 
     async fn redis(&self) -> Standing {
@@ -47,6 +60,45 @@ impl Dependencies {
         let channels = self.pushers.channels();
         let asked: FuturesUnordered<_> = channels.iter().map(|channel| ipc::is_serving(channel, "", BOUND)).collect();
         asked.any(std::future::ready).await
+    }
+}
+
+/// Who asks them.
+#[derive(Debug)]
+pub(crate) struct Readiness {
+    dependencies: Dependencies,
+    latest: Arc<Mutex<Option<Answers>>>,
+}
+
+impl Readiness {
+    pub(crate) fn new(dependencies: Dependencies) -> Self {
+        Self { dependencies, latest: Arc::default() }
+    }
+
+    /// Whether everything is there, and the answer that says so or what is missing. A process that drains for its successor does not speak of itself: whoever
+    /// asks wants to know about the suite, and his next connection is the successor's.
+    pub(crate) async fn report(&self, shutdown: &Shutdown) -> (bool, Value) {
+        let Answers { redis, database, pusher, .. } = self.answers(shutdown).await;
+        let Dependencies { members, trail, instance, .. } = &self.dependencies;
+        // What is known here costs nobody anything, and is told as it is now.
+        let serving = !shutdown.is_draining() || members.stays("edge", *instance);
+        Found { serving, redis, database, pusher, trail: trail.takes_records() }.report()
+    }
+
+    async fn answers(&self, shutdown: &Shutdown) -> Answers {
+        // Who comes meanwhile waits here, and takes what was answered.
+        let mut latest = Arc::clone(&self.latest).lock_owned().await;
+        if let Some(answers) = latest.filter(|answers| answers.at.elapsed() < HOLD) {
+            return answers;
+        }
+        let dependencies = self.dependencies.clone();
+        // A client that hangs up at once does not make room for the next round.
+        let asked = to_the_end(shutdown, "readiness", async move {
+            let answers = dependencies.ask().await;
+            *latest = Some(answers);
+            answers
+        });
+        asked.await
     }
 }
 

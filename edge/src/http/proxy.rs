@@ -13,15 +13,15 @@ use http_body::Body as _;
 
 use super::{
     REQUEST_ID,
-    download::{CutsOf, Download},
+    download::{CutsOf, Download, Held},
     errors::Problem,
     forwarded::{Seen, strip_hop, to_backend},
     upload::Upload,
     upstream::Upstream,
 };
 use crate::{
-    admission::{Admission, Place, Within},
-    backends::Clock,
+    admission::{Admission, Place, Room},
+    backends::{Answer, Clock},
     closing::Closing,
     commands::to_the_end,
     config::{AUTH_PREFIX, Audit, Auth, Config, Priority, Route, Transfer},
@@ -34,7 +34,6 @@ use crate::{
 pub(crate) struct Proxy {
     routes: Vec<Option<Arc<Forward>>>,
     auth: Option<Arc<Forward>>,
-    admission: Admission,
     closing: Closing,
 }
 
@@ -48,7 +47,8 @@ struct Forward {
     disabled: bool,
     upstream: Upstream,
     /// What that backend may have to do at once.
-    bound: Within,
+    room: Room,
+    admission: Admission,
     timeout: Duration,
     transfer: Transfer,
     cuts: CutsOf,
@@ -64,19 +64,31 @@ impl Proxy {
         Makings { admission, trail, closing, cuts }: &Makings,
     ) -> Self {
         let forward = |route: &Route| {
-            let End { backend, bound } = end(route.backend)?;
+            let End { backend, room } = end(route.backend)?;
             let Route { strip_prefix, audit, priority, timeout, transfer, .. } = *route;
             let (prefix, upstream) = (route.prefix.clone(), Upstream::new(backend));
-            let (disabled, cuts, trail) = (is_disabled(&prefix), cuts.of(&upstream.name), trail.clone());
-            let forward = Forward { prefix, strip_prefix, audit, priority, disabled, upstream, bound, timeout, transfer, cuts, trail };
-            Some(Arc::new(forward))
+            let (disabled, cuts, trail, admission) = (is_disabled(&prefix), cuts.of(&upstream.name), trail.clone(), admission.clone());
+            Some(Arc::new(Forward {
+                prefix,
+                strip_prefix,
+                audit,
+                priority,
+                disabled,
+                upstream,
+                room,
+                admission,
+                timeout,
+                transfer,
+                cuts,
+                trail,
+            }))
         };
         let routes = config.routes.iter().map(&forward).collect();
         let auth = config.auth.and_then(|Auth { backend, timeout, transfer }| {
             let (prefix, strip_prefix, audit, priority) = (AUTH_PREFIX.to_owned(), false, Audit::BestEffort, Priority::Normal);
             forward(&Route { prefix, backend, strip_prefix, audit, priority, timeout, transfer })
         });
-        Self { routes, auth, admission: admission.clone(), closing: closing.clone() }
+        Self { routes, auth, closing: closing.clone() }
     }
 
     /// The backend's answer; the auth backend's without a route.
@@ -86,9 +98,12 @@ impl Proxy {
             None => self.auth.clone().ok_or(Problem::NoAuth)?,
         };
         if forward.disabled {
-            return Err(Problem::RouteDisabled);
+            let (caller, problem) = (Caller::of(request.extensions(), request.headers()), Problem::RouteDisabled);
+            let act = Act { action_type: "http", action: &forward.prefix, request_id, on: None };
+            forward.trail.refuse_http("route_disabled", act, &caller, problem.status());
+            return Err(problem);
         }
-        let place = self.admission.enter(forward.priority, Some(&forward.bound)).await?;
+        let place = forward.admission.enter(forward.priority, Some(&forward.room)).await?;
         let request_id = request_id.to_owned();
         let closing = self.closing.clone();
         to_the_end(self.closing.shutdown(), "forward", async move { forward.answer(request, place, &request_id, &closing).await }).await
@@ -139,15 +154,18 @@ impl Forward {
             request.headers_mut().insert(REQUEST_ID, value);
         }
         let clock = Clock::new(watch.progress.clone(), self.timeout, &self.transfer);
+        // It has no id that would be used up: whoever finds none may come again, and waits for nothing.
+        let seat = self.admission.seat(self.priority, &self.room, Duration::ZERO).await?;
         let answer = self.upstream.request(request, &clock).await.map_err(|problem| watch.fault().unwrap_or(problem))?;
-        let (mut parts, body) = answer.into_parts();
+        let (mut parts, Answer { body, ending }) = answer.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked it to.
             return Err(Problem::BadGateway);
         }
         strip_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
-        Ok(Response::from_parts(parts, Body::new(Download::new(body, self.transfer, watch, self.cuts.clone()))))
+        let body = Download::new(body, self.transfer, watch, self.cuts.clone(), Held { ending, seat });
+        Ok(Response::from_parts(parts, Body::new(body)))
     }
 
     fn target(&self, parts: &Parts) -> Result<Uri, Problem> {

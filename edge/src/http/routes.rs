@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::readings::readings;
 use crate::config::{AUTH_PREFIX, OWN_PATHS, Route};
 
 /// Where a path goes.
@@ -56,6 +57,11 @@ impl Table {
             _ if below(path, AUTH_PREFIX) => Place::Auth,
             _ => self.prefixes.iter().find(|(prefix, _)| below(path, prefix)).map_or(Place::Nowhere, |&(_, route)| Place::Route(route)),
         }
+    }
+
+    /// Whether that place is the path's however the servers behind us read it.
+    pub(crate) fn is_sure(&self, place: Place, path: &str) -> bool {
+        readings(path).iter().all(|reading| self.place(reading) == place)
     }
 
     /// The bounded name of a place, for metrics: a path of ours or a configured prefix.
@@ -124,6 +130,52 @@ mod tests {
         let table = table(&["/", "/a"]);
         assert_eq!([table.place("/"), table.place("/x"), table.place("/a/x")], [Place::Route(0), Place::Route(0), Place::Route(1)]);
         assert_eq!(table.place("/readyz"), Place::Own(Own::Serving));
+    }
+
+    #[test]
+    fn a_path_that_a_backend_may_read_as_another_route_s_is_sure_of_none() {
+        let table = table(&["/", "/shop", "/a/b", "/a~b"]);
+        for sure in [
+            "/",
+            "/shop",
+            "/shop/",
+            "/shop//x",
+            "/shop/a%20b;c=%2F",
+            "/shop/%73hop",
+            "//x",
+            "/x;y",
+            "/%73hopping",
+            "/x/shop%2Fx",
+            "/shop%",
+            "/%2525",
+            "/Shop",
+            "/api/v1/public/auth/a%2Fb",
+        ] {
+            assert!(table.is_sure(table.place(sure), sure), "{sure}");
+        }
+        for unsure in [
+            "/%73hop",
+            "//shop",
+            "/shop;x",
+            "/shop;x/y",
+            "/shop%2Fx",
+            "/shop%3Bx",
+            "/shop%5cx",
+            "/\\shop",
+            "/%2573hop",
+            "/%252573hop",
+            "/;/shop",
+            "/a//b",
+            "/a;x/b",
+            "/a/%62/c",
+            "/a%7Eb/c",
+            "/api/v1/public/%61uth/login",
+            "/api/v1//public/auth/login",
+            "/%72eadyz",
+            "//health/ready",
+        ] {
+            assert!(!table.is_sure(table.place(unsure), unsure), "{unsure}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{errors::Problem, forwarded::strip_hop};
+use super::{errors::Problem, forwarded::strip};
 use crate::{
     backends::{Progress, Turn},
     config::Transfer,
@@ -77,7 +77,7 @@ impl Upload {
             }
         }
         if let Some(trailers) = frame.trailers_mut() {
-            strip_hop(trailers);
+            strip(trailers);
         }
         let last = frame.is_trailers() || http_body::Body::is_end_stream(&self.body);
         self.watch.progress.pass_to(if last { Turn::Over } else { Turn::Backend });

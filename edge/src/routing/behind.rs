@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    admission::{Admission, Within},
+    admission::{Admission, Room},
     backends::{Backend, Backends},
     config,
 };
@@ -14,41 +14,41 @@ use crate::{
 pub(crate) struct End {
     pub(crate) backend: Arc<Backend>,
     /// What it may have to do at once.
-    pub(crate) bound: Within,
+    pub(crate) room: Room,
 }
 
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Behind {
     pub(super) backends: Backends,
-    bounds: HashMap<String, Within>,
+    rooms: HashMap<String, Room>,
     admission: Admission,
 }
 
 impl Behind {
     /// As they were opened.
     pub(super) fn new(backends: Backends, configs: &[config::Backend], admission: Admission) -> Self {
-        let mut this = Self { backends, bounds: HashMap::new(), admission };
-        this.bound(configs);
+        let mut this = Self { backends, rooms: HashMap::new(), admission };
+        this.make_room(configs);
         this
     }
 
     /// Those, and no others, from now on.
     pub(super) fn reload(&mut self, configs: &[config::Backend]) {
         self.backends.reload(configs);
-        self.bound(configs);
+        self.make_room(configs);
     }
 
     pub(super) fn end(&self, name: &str) -> Option<End> {
-        Some(End { backend: self.backends.get(name)?, bound: self.bounds.get(name)?.clone() })
+        Some(End { backend: self.backends.get(name)?, room: self.rooms.get(name)?.clone() })
     }
 
-    fn bound(&mut self, configs: &[config::Backend]) {
-        let mut before = std::mem::take(&mut self.bounds);
+    fn make_room(&mut self, configs: &[config::Backend]) {
+        let mut before = std::mem::take(&mut self.rooms);
         for config in configs {
-            let bound = before.remove(&config.name).unwrap_or_else(|| self.admission.backend());
-            self.admission.renew(&bound);
-            self.bounds.insert(config.name.clone(), bound);
+            let room = before.remove(&config.name).unwrap_or_else(|| self.admission.room());
+            self.admission.renew(&room);
+            self.rooms.insert(config.name.clone(), room);
         }
     }
 }

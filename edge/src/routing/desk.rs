@@ -1,4 +1,5 @@
 //! The one place where routes are changed: by a reload of the file, and by switches. One change at a time; requests go on meanwhile with the table there is.
+//! While a reload waits for its file, switches are thrown all the same: a disk that hangs is when they are needed.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -46,6 +47,9 @@ pub(crate) struct Desk {
     routing: Arc<Routing>,
     makings: Makings,
     origin: Option<Origin>,
+    /// Held by the one reload that reads the file, which may be on a disk that hangs.
+    reading: Mutex<()>,
+    /// Held for no longer than it takes to change something.
     state: Mutex<State>,
     metrics: DeskMetrics,
 }
@@ -87,7 +91,7 @@ impl Desk {
         let routing = Arc::new(Routing::new(Table::new(&config, &behind, &switches, &makings)));
         let state = State { config, behind, switches };
         metrics.count(&state);
-        Self { routing, makings, origin, state: Mutex::new(state), metrics }
+        Self { routing, makings, origin, reading: Mutex::default(), state: Mutex::new(state), metrics }
     }
 
     pub(crate) fn routing(&self) -> Arc<Routing> {
@@ -96,7 +100,8 @@ impl Desk {
 
     /// Reads the file again, and takes all of it over that can be, or nothing.
     pub(super) async fn reload(&self) -> EdgeVerdict {
-        let mut state = self.state.lock().await;
+        // The next one reads what is there when this one has been taken over: an older file never comes after a newer one.
+        let _reading = self.reading.lock().await;
         let Some(origin) = self.origin.clone() else { return refused("this process does not know its configuration file", Vec::new()) };
         let first = origin.first.clone();
         let read = spawn_blocking(move || read(&origin)).await;
@@ -109,6 +114,7 @@ impl Desk {
             }
             Err(error) => return refused(&format!("nothing was changed: {error}"), Vec::new()),
         };
+        let mut state = self.state.lock().await;
         let State { config: before, behind, switches } = &mut *state;
         let (changed, others) = (changes(before, &config), changed_sections(&first, &source));
         // From here on nothing waits and nothing can fail.

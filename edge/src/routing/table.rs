@@ -30,7 +30,7 @@ impl Table {
             let end = end(command.backend)?;
             let route = Route {
                 backend: end.backend,
-                bound: end.bound,
+                room: end.room,
                 timeout: command.timeout,
                 audit: command.audit,
                 replay: command.replay,

@@ -13,6 +13,7 @@ use crate::{
     bench::{Bench, until},
     fakes::{Server, echo, routed_to},
     http::raw,
+    wire::{Backend, Wire},
 };
 
 /// A backend that answers with a status of the test's choice.
@@ -43,7 +44,7 @@ async fn status_of(bench: &Bench) -> u16 {
 async fn an_open_circuit_answers_commands_at_once_and_is_seen_in_the_metrics() {
     let dir = crate::bench::dir();
     let nobody = format!("unix:{}/nobody.sock", dir.path().display());
-    let keys = "[backend.circuit_breaker]\nmin_requests = 3\nopen_time = \"1h\"";
+    let keys = "[backend.circuit_breaker]\nmin_requests = 3\nwindow = \"1h\"\nopen_time = \"1h\"";
     let text = routed_to(nobody, "").replace("[[command]]", &format!("{keys}\n[[command]]"));
     let bench = Bench::start(&text).await;
     for i in 0..5 {
@@ -114,5 +115,79 @@ async fn checks_of_an_http_backend_ask_for_its_path() {
         sick.store(status, Ordering::SeqCst);
         until("it is noticed", async || (count("unhealthy") == unhealthy).then_some(())).await;
         assert_eq!(status_of(&bench).await / 100, 2, "the other one answers");
+    }
+}
+
+const GET: &str = "GET /shop HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n\r\n";
+
+/// A request whose answer has begun: its client, and the connection behind.
+async fn begun(bench: &Bench, backend: &Backend) -> (Wire, Wire) {
+    let mut client = Wire::connect(bench.http).await;
+    client.send(GET).await;
+    let mut behind = backend.accept().await;
+    behind.until("\r\n\r\n").await;
+    behind.send("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc").await;
+    client.until("abc").await;
+    (client, behind)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_breaks_off_is_a_failure_and_counts_once() {
+    let backend = Backend::listen().await;
+    // Open when all of three have failed: neither sooner, nor with a success among them.
+    let keys = "[backend.circuit_breaker]\nmin_requests = 3\nfailure_percent = 100\nwindow = \"10m\"\nopen_time = \"10m\"";
+    let text = shop(&[backend.address().to_string()], keys) + "read_timeout = \"300ms\"\n";
+    let bench = Bench::start(&text).await;
+    for i in 0..3 {
+        assert_eq!(bench.metric("circuit_breaker_state", &[("backend", "shop")]), 0, "{i}");
+        let (mut client, behind) = begun(&bench, &backend).await;
+        // Broken off, and at last gone silent.
+        let silent = (i == 2).then_some(behind);
+        client.rest().await;
+        drop(silent);
+    }
+    until("it opens", async || (bench.metric("circuit_breaker_state", &[("backend", "shop")]) == 2).then_some(())).await;
+    let cut = |reason| bench.metric("http_answers_cut_total", &[("backend", "shop"), ("reason", reason)]);
+    // On a busy machine one of the others may look silent, too.
+    assert!(cut("stalled") >= 1 && cut("stalled") + cut("broken_off") == 3);
+    assert_eq!(status_of(&bench).await, 502);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_in_the_middle_of_an_answer_is_no_failure() {
+    let backend = Backend::listen().await;
+    let keys = "[backend.circuit_breaker]\nmin_requests = 1\nfailure_percent = 1\nwindow = \"10m\"\nopen_time = \"10m\"";
+    let bench = Bench::start(&shop(&[backend.address().to_string()], keys)).await;
+    for _ in 0..3 {
+        let (client, mut behind) = begun(&bench, &backend).await;
+        drop(client);
+        behind.rest().await;
+    }
+    let (mut client, mut behind) = begun(&bench, &backend).await;
+    behind.send("defghi").await;
+    assert!(client.rest().await.ends_with("abcdefghi"));
+    assert_eq!(bench.metric("circuit_breaker_state", &[("backend", "shop")]), 0);
+    assert_eq!(bench.metric("http_answers_cut_total", &[]), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_whose_answers_break_off_is_ejected() {
+    let breaks = Server::tcp(Router::new().fallback(async || {
+        let pieces = [Ok(bytes::Bytes::from_static(b"abc")), Err(std::io::Error::other("as tested"))];
+        Response::new(axum::body::Body::from_stream(tokio_stream::iter(pieces)))
+    }));
+    let good = moody(&Arc::new(AtomicU16::new(200)));
+    let keys = "outlier_ejection.consecutive_failures = 3\noutlier_ejection.base_time = \"10m\"\noutlier_ejection.max_time = \"10m\"\n\
+                circuit_breaker.failure_percent = 0";
+    let bench = Bench::start(&shop(&[breaks.address().to_string(), good.address().to_string()], keys)).await;
+    until("it is ejected", async || {
+        let mut client = Wire::connect(bench.http).await;
+        client.send(GET).await;
+        client.rest().await;
+        (bench.metric("backend_ejections_total", &[("backend", "shop")]) == 1).then_some(())
+    })
+    .await;
+    for _ in 0..10 {
+        assert_eq!(status_of(&bench).await, 200);
     }
 }

@@ -101,7 +101,10 @@ pub(crate) fn gated(name: &'static str) -> (Server, mpsc::UnboundedReceiver<()>,
 /// A backend, and the commands that go there.
 pub(crate) fn backend(name: &str, address: impl std::fmt::Display, commands: &[&str]) -> String {
     let commands = commands.iter().map(|command| format!("[[command]]\nmessage_type = \"{command}\"\nbackend = \"{name}\"\n"));
-    format!("[[backend]]\nname = \"{name}\"\nprotocol = \"grpc\"\naddress = \"{address}\"\n{}", commands.collect::<String>())
+    format!(
+        "[[backend]]\nname = \"{name}\"\nprotocol = \"grpc\"\naddress = \"{address}\"\nconnect_timeout = \"30s\"\n{}",
+        commands.collect::<String>()
+    )
 }
 
 /// A downstream that answers with its name.

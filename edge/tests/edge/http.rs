@@ -11,10 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{
-    bench::{Bench, until},
-    fakes::{Pusher, Server},
-};
+use crate::{bench::Bench, fakes::Server};
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -38,7 +35,7 @@ pub(crate) async fn raw(address: SocketAddr, request: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.expect("an answer").unwrap();
+    tokio::time::timeout(Duration::from_mins(1), stream.read_to_end(&mut answer)).await.expect("an answer").unwrap();
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {answer:?}"));
     Answer { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head: head.to_owned(), body: body.to_owned() }
@@ -73,7 +70,7 @@ pub(crate) fn mirror() -> Server {
 
 fn routes(address: impl std::fmt::Display) -> String {
     format!(
-        "[[backend]]\nname = \"shop\"\nprotocol = \"http\"\naddress = \"http://{address}\"\ntimeout = \"2s\"\n[http]\nbody_timeout = \"1s\"\n\
+        "[[backend]]\nname = \"shop\"\nprotocol = \"http\"\naddress = \"http://{address}\"\ntimeout = \"1m\"\n[http]\nbody_timeout = \"1m\"\n\
          [[route]]\nprefix = \"/shop\"\nbackend = \"shop\"\n\
          [[route]]\nprefix = \"/cut\"\nbackend = \"shop\"\nstrip_prefix = true\naudit = \"required\"\n\
          [auth]\nbackend = \"shop\"\n"
@@ -96,38 +93,11 @@ async fn health_says_that_the_process_is_alive_and_asks_nothing() {
         assert_eq!(bench.metric("http_requests_total", &[("route", path), ("method", "GET"), ("status", "200")]), 1);
     }
     assert_eq!(get(&bench, "/readyz").await.status, 200);
-    let head = request(&bench, "HEAD", "/healthz", "").await;
-    assert_eq!((head.status, head.body.as_str()), (200, ""));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn readiness_names_what_is_missing() {
-    let mut bench = Bench::start("[suite]\npushers = 2").await;
-    let missing = get(&bench, "/health/ready").await;
-    let named = json!({"status": "not_ready", "database": "disconnected", "redis": "connected", "pusher": "not_ready"});
-    assert_eq!((missing.status, missing.json()), (503, named));
-
-    let _pusher = Pusher::start(bench.dir.path(), 1);
-    let (health, service) = tonic_health::server::health_reporter();
-    health.set_service_status("database", tonic_health::ServingStatus::Serving).await;
-    let routes = tonic::service::Routes::new(service).into_axum_router();
-    let _auditor = Server::unix(&bench.dir.path().join("auditor.sock"), routes);
-    for path in ["/health/ready", "/api/v1/health/ready"] {
-        let ready = get(&bench, path).await;
-        let all = json!({"status": "ready", "database": "connected", "redis": "connected", "pusher": "ready"});
-        assert_eq!((ready.status, ready.json()), (200, all), "{path}");
+    for path in ["/healthz", "/api/v1/public/keys"] {
+        let (head, whole) = (request(&bench, "HEAD", path, "").await, get(&bench, path).await);
+        assert_eq!((head.status, head.body.as_str()), (200, ""));
+        assert_eq!(head.header("content-length"), Some(whole.body.len().to_string().as_str()), "{path}");
     }
-    for (policy, told) in [("allkeys-lru", Some("evicts keys")), ("noeviction", Some("connected"))] {
-        bench.redis.run(&["CONFIG", "SET", "maxmemory-policy", policy]);
-        until("it is told so", async || {
-            let report = get(&bench, "/health/ready").await;
-            (report.json()["redis"].as_str() == told && (report.status == 200) == (policy == "noeviction")).then_some(())
-        })
-        .await;
-    }
-    bench.redis.kill9();
-    let missing = get(&bench, "/health/ready").await;
-    assert_eq!((missing.status, missing.json()["redis"].as_str()), (503, Some("disconnected")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,6 +119,8 @@ async fn errors_have_one_shape_and_carry_the_request_s_id() {
         ("POST", "/api/v1/public/auth/login", 503, "service_unavailable"),
         ("GET", "/a/..%2fb", 400, "bad_request"),
         ("GET", "/a%00", 400, "bad_request"),
+        ("OPTIONS", "*", 400, "bad_request"),
+        ("GET", "/%68ealthz", 400, "bad_request"),
     ] {
         let answer = request(&bench, method, path, "x-request-id: mine-1\r\n").await;
         let error = answer.json()["error"].clone();
@@ -241,6 +213,46 @@ async fn an_http_2_client_reaches_an_http_1_backend() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_names_a_user_is_refused_over_http_2_too() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let server = mirror();
+    let bench = Bench::start(&routes(server.address())).await;
+    let stream = TokioIo::new(TcpStream::connect(bench.http).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    bench.process.spawn("h2-client", async move { connection.await.unwrap() });
+    for (authority, status) in [("user@bank.example", 400), ("gate.example@bank.example:80", 400), ("gate.example", 200)] {
+        let request = http::Request::get(format!("http://{authority}/shop")).body(Body::empty()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), status, "{authority}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_is_not_passed_on_is_told_which_are() {
+    let server = mirror();
+    let bench = Bench::start(&routes(server.address()).replace("/cut", "/")).await;
+    for (method, target, allowed) in [
+        ("POST", "/healthz", "GET, HEAD"),
+        ("TRACE", "/healthz", "GET, HEAD"),
+        ("TRACE", "/shop", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        ("TRACE", "/api/v1/public/auth/login", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+    ] {
+        let answer = request(&bench, method, target, "").await;
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(allowed)), "{method} {target}");
+    }
+    for (method, target) in [("OPTIONS", "*"), ("GET", "*"), ("CONNECT", "shop.example:80")] {
+        let answer = raw(
+            bench.http,
+            &format!(
+                "{method} {target} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+                if method == "CONNECT" { target } else { "gate" }
+            ),
+        )
+        .await;
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("bad_request")), "{method} {target}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_is_dead_or_slow_is_said_to_be() {
     let gone = mirror().address();
     let bench = Bench::start(&routes(gone)).await;
@@ -248,13 +260,13 @@ async fn a_backend_that_is_dead_or_slow_is_said_to_be() {
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (502, Some("bad_gateway")));
 
     let silent = Server::tcp(Router::new().fallback(std::future::pending::<()>));
-    let bench = Bench::start(&routes(silent.address())).await;
+    let bench = Bench::start(&routes(silent.address()).replace("timeout = \"1m\"", "timeout = \"1s\"")).await;
     let answer = request(&bench, "GET", "/shop", "x-request-id: r-1\r\n").await;
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (504, Some("gateway_timeout")));
     assert_eq!((bench.record_soon("r-1").await.http_status, bench.record_soon("r-1").await.status.as_str()), (Some(504), "error"));
 
     let reads = mirror();
-    let bench = Bench::start(&routes(reads.address())).await;
+    let bench = Bench::start(&routes(reads.address()).replace("body_timeout = \"1m\"", "body_timeout = \"1s\"")).await;
     let answer = request(&bench, "POST", "/shop", "content-length: 5\r\n").await;
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (408, Some("request_timeout")), "the client sends no body");
 }

@@ -11,11 +11,13 @@ use std::{
 use bytes::Bytes;
 use gatehouse_proto::{
     downstream::v1::ExecuteResponse,
-    gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse},
+    gateway::v1::{ExecuteCommandRequest, ExecuteCommandResponse, gateway_client::GatewayClient},
 };
 use gatehouse_testkit::RedisServer;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
 use tokio::{
+    net::TcpStream,
     sync::{Semaphore, mpsc},
     task::JoinSet,
 };
@@ -64,6 +66,21 @@ fn gated() -> (Server, mpsc::UnboundedReceiver<()>, Arc<Semaphore>) {
         })
     });
     (server, entries, opened)
+}
+
+/// A client that says how long it waits, and waits for longer: what it hears is the edge's word.
+async fn unhurried(bench: &Bench, command: ExecuteCommandRequest, timeout: Duration) -> Result<ExecuteCommandResponse, Status> {
+    let stream = TokioIo::new(TcpStream::connect(bench.grpc).await.unwrap());
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    bench.process.spawn("h2-client", async move { drop(connection.await) });
+    let service = tower::service_fn(move |request| {
+        let mut sender = sender.clone();
+        async move { sender.send_request(request).await }
+    });
+    let mut request = Request::new(command);
+    request.set_timeout(timeout);
+    let answer = GatewayClient::with_origin(service, http::Uri::from_static("http://gate")).execute_command(request).await;
+    answer.map(tonic::Response::into_inner)
 }
 
 fn is_unknown(status: &Status) -> bool {
@@ -159,6 +176,74 @@ async fn a_client_that_left_or_whose_time_was_up_finds_its_answer() {
         assert_eq!(execute(&bench, bench.command("orders.create", id, b"")).await.unwrap().result_code, "done");
     }
     assert!(entries.try_recv().is_err(), "each was carried out once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_whose_time_is_up_while_the_first_goes_on_is_told_that_it_timed_out() {
+    let (server, mut entries, gate) = gated();
+    let bench = Bench::start(&routed_to(server.address(), &format!("{KEPT}\ntimeout = \"5m\""))).await;
+    let (mut client, command) = (bench.client(), bench.command("orders.create", "r-1", b""));
+    let mut first = JoinSet::new();
+    first.spawn(async move { client.execute_command(command).await.map(|_| ()) });
+    entries.recv().await.unwrap();
+    let status = unhurried(&bench, bench.command("orders.create", "r-1", b""), Duration::from_millis(400)).await.unwrap_err();
+    assert_eq!((status.code(), status.message(), is_unknown(&status)), (Code::DeadlineExceeded, "downstream timed out", true));
+    let told = async || bench.records().await.into_iter().find(|record| record.resource_type.as_deref() == Some("kept answer"));
+    let record = until("the retry is on record", told).await;
+    assert_eq!((record.status.as_str(), record.grpc_code.as_deref()), ("error", Some("DEADLINE_EXCEEDED")));
+    gate.add_permits(1);
+    first.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!(execute(&bench, bench.command("orders.create", "r-1", b"")).await.unwrap().result_code, "done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_time_was_up_before_it_was_begun_is_not_begun_and_nothing_about_it_is_unknown() {
+    let (server, asked) = counting();
+    let bench = Bench::start(&routed_to(server.address(), &format!("{KEPT}\n[redis]\ncommand_timeout = \"600s\""))).await;
+    execute(&bench, bench.command("orders.create", "warm", b"")).await.unwrap();
+    bench.redis.run(&["CLIENT", "PAUSE", "600000", "WRITE"]);
+    let timeout = Duration::from_millis(50);
+    let late = async {
+        let in_flight = async || (bench.metric("admission_in_flight", &[]) == 1).then_some(());
+        until("it is being verified", in_flight).await;
+        // It came before; so its time is over then.
+        tokio::time::sleep(timeout * 2).await;
+        bench.redis.run(&["CLIENT", "UNPAUSE"]);
+    };
+    let (answer, ()) = tokio::join!(unhurried(&bench, bench.command("orders.create", "r-1", b""), timeout), late);
+    let status = answer.unwrap_err();
+    assert_eq!((status.code(), status.message(), is_unknown(&status)), (Code::DeadlineExceeded, "downstream timed out", false));
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "the warm one");
+    assert_eq!(bench.record_soon("r-1").await.grpc_code.as_deref(), Some("DEADLINE_EXCEEDED"));
+    assert_eq!(&execute(&bench, bench.command("orders.create", "r-1", b"")).await.unwrap().payload_bytes[..], b"2", "its id is free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_while_it_waits_for_the_first_is_counted_like_any_other_refusal() {
+    let (server, mut entries, gate) = gated();
+    let bench = Bench::start(&routed_to(server.address(), &format!("{KEPT}\ntimeout = \"5m\""))).await;
+    let mut calls = JoinSet::new();
+    let mut send = || {
+        let (mut client, command) = (bench.client(), bench.command("orders.create", "r-1", b""));
+        calls.spawn(async move { client.execute_command(command).await.map(|_| ()) });
+    };
+    send();
+    entries.recv().await.unwrap();
+    send();
+    // One waits for the backend and the other one for the first, in the gateway neither.
+    let refused = || bench.metric("auth_failures_total", &[("reason", "replay")]);
+    let waits = async || {
+        let reads = bench.redis.run(&["INFO", "commandstats"]);
+        let gets = reads.lines().find_map(|line| line.split_once("cmdstat_get:calls=")?.1.split(',').next()?.parse::<u32>().ok());
+        gets.filter(|gets| *gets >= 20)
+    };
+    until("it looks again and again", waits).await;
+    assert_eq!(refused(), 0);
+    bench.redis.run(&["SET", "gateway:replay:ds-1:r-1", "another envelope's"]);
+    let status = calls.join_next().await.unwrap().unwrap().unwrap_err();
+    assert_eq!((status.code(), status.message(), refused()), (Code::FailedPrecondition, "request replay detected", 1));
+    gate.add_permits(1);
+    calls.join_next().await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ mod limits;
 mod lines;
 mod overload;
 mod posted;
+mod readiness;
 mod relay;
 mod reloads;
 mod stalls;

@@ -1,15 +1,20 @@
 //! Routes that change while the edge runs: by the file, and by an operator's switch.
 
-use gatehouse_proto::internal::v1::{EdgeVerdict, RouteStatus, RoutesRequest, SwitchRouteRequest};
+use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, time::Duration};
+
+use gatehouse_proto::internal::v1::{EdgeVerdict, ReloadRequest, ResetBreakerRequest, RouteStatus, RoutesRequest, SwitchRouteRequest};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use crate::{
-    bench::{Bench, dir},
+    bench::{Bench, dir, until},
     fakes::{backend, gated, named},
     http::{get, mirror},
 };
+
+/// As Linux has it.
+const O_NONBLOCK: i32 = 0o4000;
 
 /// Who answered, or why nobody did.
 async fn ask(bench: &Bench, message_type: &str, id: &str) -> Result<String, (Code, String)> {
@@ -84,13 +89,13 @@ async fn a_broken_file_is_refused_wholly_with_every_problem_and_its_place() {
     let verdict = bench.reload(&broken).await;
     assert_eq!((verdict.done, verdict.verdict.as_str()), (false, "nothing was changed: 2 problems in the configuration"));
     let place = |line: usize, what: &str| format!("{}:{line}: {what}", file.display());
-    assert!(verdict.details.contains(&place(10, "command[2].backend: `order`: unknown backend; did you mean `orders`?")), "{verdict:?}");
-    assert!(verdict.details.iter().any(|detail| detail.starts_with(&place(12, "redis.db:"))), "{verdict:?}");
+    assert!(verdict.details.contains(&place(11, "command[2].backend: `order`: unknown backend; did you mean `orders`?")), "{verdict:?}");
+    assert!(verdict.details.iter().any(|detail| detail.starts_with(&place(13, "redis.db:"))), "{verdict:?}");
     for text in ["[[command", "[overload]\nmin_in_flight = 100\nmax_in_flight = 10"] {
         assert!(!bench.reload(text).await.done, "{text}");
     }
     std::fs::remove_file(&file).unwrap();
-    let verdict = bench.edge().reload(gatehouse_proto::internal::v1::ReloadRequest {}).await.unwrap().into_inner();
+    let verdict = bench.edge().reload(ReloadRequest {}).await.unwrap().into_inner();
     assert!(!verdict.done && verdict.details[0].contains("cannot be read"), "a file that is gone is no empty one: {verdict:?}");
     assert_eq!(ask(&bench, "orders.create", "r-1").await.as_deref(), Ok("orders"));
     assert_eq!(ask(&bench, "orders.new", "r-2").await.unwrap_err().0, Code::Unimplemented);
@@ -134,8 +139,17 @@ async fn a_disabled_route_refuses_what_comes_and_leaves_alone_what_is_in_flight(
         let answer = get(&bench, name).await;
         let error = answer.json()["error"].clone();
         assert_eq!((answer.status, &error["code"], &error["message"]), (503, &json!("route_disabled"), &json!("route is disabled")));
-        assert_eq!(error["request_id"].as_str(), answer.header("x-request-id"));
+        let request_id = error["request_id"].as_str().unwrap();
+        assert_eq!(Some(request_id), answer.header("x-request-id"));
+        if name == "/shop" {
+            // The second one is gathered with those that may follow.
+            let record = bench.record_soon(request_id).await;
+            assert_eq!((record.action_type.as_str(), record.action.as_str(), record.http_status), ("http", "/shop", Some(503)));
+            assert_eq!((record.status.as_str(), record.rbac_decision.as_deref()), ("denied", Some("deny")));
+            assert_eq!((record.resource.as_deref(), record.resource_type.as_deref()), (Some("route_disabled"), Some("refusal")));
+        }
     }
+    assert_eq!(bench.metric("audit_denied_total", &[]), 3);
     assert_eq!(bench.metric("routes_disabled", &[]), 3);
     assert!(switch(&bench, "/shop", true).await.done);
     assert_eq!(get(&bench, "/shop").await.status, 200);
@@ -213,4 +227,60 @@ async fn switches_that_cannot_be_read_or_written_stop_nothing_and_are_told() {
     let verdict = switch(&bench, "orders.create", true).await;
     assert!(verdict.done && verdict.verdict.starts_with("orders.create is enabled; a restart of the edge forgets it"), "{verdict:?}");
     assert_eq!(ask(&bench, "orders.create", "r-2").await.as_deref(), Ok("orders"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_other_way_to_write_its_path_leads_round_a_disabled_route() {
+    let server = mirror();
+    let text = web(server.address()) + "[[route]]\nprefix = \"/\"\nbackend = \"web\"\n";
+    let bench = Bench::start(&text).await;
+    assert!(switch(&bench, "/shop", false).await.done);
+    assert!(switch(&bench, "/api/v1/public/auth", false).await.done);
+    for (path, status) in [("/shop", 503), ("/shop/x", 503), ("/shopping", 200), ("/x//shop", 200), ("/x;shop", 200)] {
+        assert_eq!(get(&bench, path).await.status, status, "{path}");
+    }
+    for path in
+        ["/%73hop", "//shop", "/shop;x", "/shop;x/y", "/shop%2Fx", "/shop%3bx", "/%2573hop", "/\\shop", "/api/v1/public/%61uth/login"]
+    {
+        let answer = get(&bench, path).await;
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("bad_request")), "{path}");
+    }
+    assert!(switch(&bench, "/shop", true).await.done);
+    for path in ["/shop/a%2Fb;c//d", "/x%2Fshop", "//x"] {
+        let answer = get(&bench, path).await;
+        assert_eq!((answer.status, answer.json()["target"].as_str()), (200, Some(path)), "it goes on as it came");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_hangs_holds_up_its_reload_and_nothing_else() {
+    let server = named("orders");
+    let text = backend("orders", server.address(), &["orders.create"]);
+    let bench = Bench::start(&text).await;
+    let file = bench.dir.path().join("gateway.toml");
+    std::fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    let (mut edge, mut reload) = (bench.edge(), JoinSet::new());
+    reload.spawn(async move { edge.reload(ReloadRequest {}).await.unwrap().into_inner() });
+    // Without waiting, it can be opened once somebody reads it.
+    let open = || std::fs::OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(&file).ok();
+    let mut writer = until("the file is read", async || open()).await;
+    let done = tokio::time::timeout(Duration::from_mins(1), async {
+        assert!(switch(&bench, "orders.create", false).await.done);
+        assert!(!routes(&bench).await[0].enabled);
+        let reset = bench.edge().reset_breaker(ResetBreakerRequest { backend: "orders".into() }).await.unwrap().into_inner();
+        assert!(reset.done, "{reset:?}");
+    });
+    done.await.expect("nobody waits for the file");
+    assert!(reload.try_join_next().is_none());
+    writer.write_all(format!("{text}[[command]]\nmessage_type = \"orders.new\"\nbackend = \"orders\"\n").as_bytes()).unwrap();
+    drop(writer);
+    let verdict = reload.join_next().await.unwrap().unwrap();
+    assert_eq!((verdict.done, verdict.verdict.as_str()), (true, "1 change"), "{verdict:?}");
+    assert_eq!(ask(&bench, "orders.new", "r-1").await.as_deref(), Ok("orders"));
+    assert_eq!(
+        ask(&bench, "orders.create", "r-2").await,
+        Err((Code::Unavailable, "route is disabled".to_owned())),
+        "it is still switched off"
+    );
 }

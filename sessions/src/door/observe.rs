@@ -1,5 +1,6 @@
-//! Counts each gRPC request once, however it ends: by its status, or by the client's leaving.
+//! Counts each gRPC request once, however it ends: by its status, or by the client's leaving. Its message has to come in time.
 
+mod arriving;
 mod body;
 
 use std::{sync::Arc, time::Instant};
@@ -16,6 +17,7 @@ use http::{HeaderMap, StatusCode, header};
 use prometheus::{HistogramVec, IntCounterVec};
 use tonic::Code;
 
+use arriving::{Arriving, Held};
 use body::Observed;
 
 /// `grpc_requests_total{method,code}` and `grpc_request_duration_seconds{method}`.
@@ -77,11 +79,12 @@ impl Drop for GrpcRequest {
 pub(super) struct GrpcObserver {
     metrics: GrpcMetrics,
     shutdown: Shutdown,
+    held: Held,
 }
 
 impl GrpcObserver {
     pub(super) fn new(process: &Process) -> Self {
-        Self { metrics: GrpcMetrics::new(process.metrics()), shutdown: process.shutdown().clone() }
+        Self { metrics: GrpcMetrics::new(process.metrics()), shutdown: process.shutdown().clone(), held: Held::default() }
     }
 }
 
@@ -93,6 +96,12 @@ pub(super) async fn observe_grpc(State(observer): State<Arc<GrpcObserver>>, requ
         running.code = Code::Unimplemented;
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
+    // Reflection is a conversation; everything else begins with one message.
+    let request = if request.uri().path().starts_with("/grpc.reflection.") {
+        request
+    } else {
+        request.map(|body| Body::new(Arriving::new(body, observer.held.clone())))
+    };
     let response = next.run(request).await;
     if running.see(response.headers()) {
         return response;
@@ -104,4 +113,39 @@ pub(super) async fn observe_grpc(State(observer): State<Arc<GrpcObserver>>, requ
 
 fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, middleware, routing::post};
+    use futures_util::stream;
+    use gatehouse_chassis::{
+        config::{Config as _, Reader, Shared, Source},
+        sockets::Inherited,
+    };
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_message_is_not_waited_for_but_where_a_conversation_is_meant() {
+        let process = Process::new("edge", 0, Shared::read(&mut Reader::new(Source::of("", &[]))).unwrap(), Inherited::default());
+        let whole = |body: Body| async move { body.collect().await.map_or_else(|error| error.to_string(), |_| "whole".to_owned()) };
+        let router = Router::new()
+            .route("/{service}/{method}", post(whole))
+            .layer(middleware::from_fn_with_state(Arc::new(GrpcObserver::new(&process)), observe_grpc));
+        let ask = |path: &str| {
+            let request = http::Request::post(path).header(header::CONTENT_TYPE, "application/grpc");
+            let never = Body::from_stream(stream::pending::<Result<&[u8], axum::Error>>());
+            let asked = router.clone().oneshot(request.body(never).unwrap());
+            async move { asked.await.unwrap().into_body().collect().await.unwrap().to_bytes() }
+        };
+        for path in ["/gateway.v1.Gateway/ExecuteCommand", "/gateway.v1.Gateway/SubscribeEvents", "/grpc.health.v1.Health/Check"] {
+            let told = ask(path).await;
+            assert!(told.starts_with(b"code: 'Deadline expired"), "{path}: {told:?}");
+        }
+        let reflection = tokio::time::timeout(std::time::Duration::from_hours(1), ask("/grpc.reflection.v1.ServerReflection/Info")).await;
+        assert!(reflection.is_err(), "it may last");
+    }
 }

@@ -15,6 +15,11 @@ impl Sampler {
         Self { below: threshold(config.sample_ratio), rate: AtMost::new(config.max_traces_per_second) }
     }
 
+    /// Whether one more is within the rate.
+    pub(super) fn admits(&self) -> bool {
+        self.rate.take()
+    }
+
     pub(super) fn begin(&self) -> Context {
         let context = Context::begin(true);
         if context.randomness() < self.below && self.rate.take() { context } else { Context::begin(false) }

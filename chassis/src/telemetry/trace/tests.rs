@@ -72,6 +72,15 @@ fn a_parent_decides_and_the_spans_hang_together() {
 }
 
 #[test]
+fn a_parent_beyond_the_rate_is_passed_on_and_not_recorded() {
+    let (tracer, mut spans) = recording(&TracingConfig { max_traces_per_second: 0, ..TracingConfig::default() });
+    let trace = tracer.begin(PARENT, &HeaderMap::new());
+    drop(trace.serve("x"));
+    assert!(spans.try_recv().is_err());
+    assert!(Context::parse(&trace.outgoing().unwrap()).unwrap().is_sampled(), "others may record it");
+}
+
+#[test]
 fn without_a_parent_the_sampler_decides() {
     for (ratio, sampled) in [(0.0, false), (1.0, true)] {
         let (tracer, mut spans) = recording(&TracingConfig { sample_ratio: ratio, ..TracingConfig::default() });

@@ -15,6 +15,9 @@ use super::{Line, Party};
 use crate::{command::time::duration, failure::Failure, output::Output};
 use load::{Caller, Plan, Tally};
 
+/// Commands under way at once, on all connections.
+const MOST_AT_ONCE: u64 = 100_000;
+
 /// A load to be.
 #[derive(Debug, Args)]
 pub struct Bench {
@@ -26,7 +29,7 @@ pub struct Bench {
     /// Connections
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = value_parser!(u32).range(1..=10_000))]
     connections: u32,
-    /// Commands under way on each connection
+    /// Commands under way on each connection; on all together 100000 at most
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = value_parser!(u32).range(1..=10_000))]
     streams: u32,
     /// Send so many a second in all, answered or not, and measure from when each was to be sent [default: each stream sends when it has its answer]
@@ -53,6 +56,10 @@ fn rate(text: &str) -> Result<f64, String> {
 
 pub async fn bench(bench: Bench, config: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
     let Bench { party, message_type, connections, streams, rate, duration, payload_bytes, timeout, no_verify } = bench;
+    let at_once = u64::from(connections) * u64::from(streams);
+    if at_once > MOST_AT_ONCE {
+        return Err(Failure::Usage(format!("--connections × --streams: {at_once} commands at once; {MOST_AT_ONCE} are the most")));
+    }
     let Line { device, gateway, endpoint, trust, keyring, .. } = party.dial(config).await?;
     let mut gateways = vec![gateway];
     for _ in 1..connections {

@@ -58,6 +58,20 @@ impl Breaker {
         self.open_time
     }
 
+    /// What was settled as a success was none after all; whether the circuit opened by that.
+    pub(crate) fn take_back(&self, ticket: Ticket) -> bool {
+        self.opens(|circuit, now| circuit.take_back(ticket, now))
+    }
+
+    /// Whether it opens by that.
+    fn opens(&self, act: impl FnOnce(&mut Circuit, Instant)) -> bool {
+        self.with(|circuit, now| {
+            let before = circuit.state();
+            act(circuit, now);
+            before != State::Open && circuit.state() == State::Open
+        })
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut Circuit, Instant) -> T) -> T {
         let mut circuit = self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
         let before = circuit.state();
@@ -89,11 +103,12 @@ impl Permit {
     pub(crate) fn settle(mut self, verdict: Verdict) -> bool {
         self.settled = true;
         let ticket = self.ticket;
-        self.breaker.with(|circuit, now| {
-            let before = circuit.state();
-            circuit.settle(ticket, verdict, now);
-            before != State::Open && circuit.state() == State::Open
-        })
+        self.breaker.opens(|circuit, now| circuit.settle(ticket, verdict, now))
+    }
+
+    /// By which it may be taken back.
+    pub(crate) const fn ticket(&self) -> Ticket {
+        self.ticket
     }
 }
 

@@ -76,6 +76,31 @@ fn opened(now: Instant) -> Circuit {
 }
 
 #[test]
+fn a_success_that_is_taken_back_is_one_failure_of_the_state_that_let_it_through() {
+    let now = Instant::now();
+    let success = |circuit: &mut Circuit, now| {
+        let ticket = circuit.admit(now).unwrap();
+        circuit.settle(ticket, Success, now);
+        ticket
+    };
+    let mut circuit = Circuit::new(CircuitBreaker { failure_percent: 100, ..setting() }, now);
+    let tickets: Vec<_> = (0..4).map(|_| success(&mut circuit, now)).collect();
+    for (ticket, state) in tickets.iter().zip([State::Closed, State::Closed, State::Closed, State::Open]) {
+        circuit.take_back(*ticket, now);
+        assert_eq!(circuit.state(), state, "all four have failed, and no other was there");
+    }
+
+    let now = now + Duration::from_secs(5);
+    let first = success(&mut circuit, now);
+    circuit.take_back(tickets[0], now);
+    assert_eq!(circuit.state(), State::HalfOpen, "that one tells of a time that is over");
+    circuit.take_back(first, now);
+    assert_eq!(circuit.state(), State::Open);
+    circuit.take_back(first, now);
+    assert_eq!(circuit.state(), State::Open);
+}
+
+#[test]
 fn half_open_lets_no_more_through_than_its_probes() {
     let start = Instant::now();
     let (mut circuit, now) = (opened(start), start + Duration::from_secs(5));

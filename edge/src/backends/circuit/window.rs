@@ -25,6 +25,15 @@ impl Window {
         *failures = failures.saturating_add(u32::from(failed));
     }
 
+    /// One that was noted as good has failed. When it is forgotten already, it is noted anew.
+    pub(super) fn turn(&mut self, now: Instant) {
+        let at = self.advance(now);
+        let (all, failed) = self.sums();
+        let (here, failures) = &mut self.counts[at];
+        *here = here.saturating_add(u32::from(failed >= all));
+        *failures = failures.saturating_add(1);
+    }
+
     /// All and failed requests, as of the last note.
     pub(super) fn sums(&self) -> (u32, u32) {
         self.counts.iter().fold((0, 0), |(all, failed), (more, failures)| (all.saturating_add(*more), failed.saturating_add(*failures)))
@@ -67,5 +76,20 @@ mod tests {
         assert_eq!(window.sums(), (4, 1), "a clock that another thread read earlier");
         window.note(true, at(3600 * 1000));
         assert_eq!(window.sums(), (1, 1), "after a long silence");
+    }
+
+    #[test]
+    fn what_was_good_and_fails_later_is_one_failure() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut window = Window::new(Duration::from_secs(1), start);
+        window.note(false, at(0));
+        window.note(false, at(0));
+        window.turn(at(500));
+        assert_eq!(window.sums(), (2, 1));
+        window.turn(at(600));
+        assert_eq!(window.sums(), (2, 2));
+        window.turn(at(3600 * 1000));
+        assert_eq!(window.sums(), (1, 1), "when it was good is forgotten");
     }
 }

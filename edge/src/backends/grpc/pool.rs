@@ -78,53 +78,80 @@ impl Pool {
             return Found::Lease(lease);
         }
         let is_allowed = state.connections.len() < MAX_CONNECTIONS && state.not_before.is_none_or(|at| Instant::now() >= at);
-        if state.connecting.is_none() && is_allowed {
-            state.connecting = Some(self.connect());
-        }
         if let Some(over) = state.connecting.clone() {
             return Found::Wait(over);
         }
-        state.least_used().map_or(Found::Nothing, Found::Lease)
+        if !is_allowed {
+            return state.least_used().map_or(Found::Nothing, Found::Lease);
+        }
+        let (sender, over) = watch::channel(None);
+        state.connecting = Some(over.clone());
+        // Whatever becomes of the task may need the lock at once.
+        drop(state);
+        self.connect(Connecting { inner: Arc::clone(&self.0), over: sender, is_over: false });
+        Found::Wait(over)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Connects, and drives the connection to its end.
-    fn connect(&self) -> watch::Receiver<Option<bool>> {
-        let (connecting, over) = watch::channel(None);
-        let inner = Arc::clone(&self.0);
+    fn connect(&self, connecting: Connecting) {
         self.0.shutdown.spawn_companion("backend-connection", async move {
-            let opened = open(&inner.address, inner.connect_timeout).await;
-            let drive = inner.opened(opened);
-            // Nobody may be waiting any more.
-            let _nobody = connecting.send(Some(drive.is_some()));
-            // Without this it ends when nobody wants it any more.
-            drop(inner);
-            if let Some(drive) = drive {
+            let opened = open(&connecting.inner.address, connecting.inner.connect_timeout).await;
+            // Without the pool it ends when nobody wants it any more.
+            if let Some(drive) = connecting.end(opened) {
                 drive.await;
             }
         });
-        over
     }
 }
 
 impl Inner {
-    /// The end of connecting; what is to be driven, if it went well.
-    fn opened<D>(&self, opened: io::Result<(Connection, D)>) -> Option<D> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.connecting = None;
-        match opened {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The connecting that goes on. Dropped before its end it has failed, and the next one may begin.
+struct Connecting {
+    inner: Arc<Inner>,
+    over: watch::Sender<Option<bool>>,
+    is_over: bool,
+}
+
+impl Connecting {
+    /// What is to be driven, if it went well.
+    fn end<D>(mut self, opened: io::Result<(Connection, D)>) -> Option<D> {
+        let drive = match opened {
             Ok((connection, drive)) => {
-                state.connections.push(connection);
+                self.ends(|state| state.connections.push(connection));
                 Some(drive)
             }
             Err(error) => {
-                tracing::debug!(address = %self.address, %error, "backend not reached");
-                state.failed();
+                tracing::debug!(address = %self.inner.address, %error, "backend not reached");
+                self.ends(State::failed);
                 None
             }
+        };
+        // Nobody may be waiting any more.
+        let _nobody = self.over.send(Some(drive.is_some()));
+        drive
+    }
+
+    fn ends(&mut self, act: impl FnOnce(&mut State)) {
+        let mut state = self.inner.lock();
+        state.connecting = None;
+        act(&mut state);
+        self.is_over = true;
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.ends(State::failed);
         }
     }
 }
@@ -166,5 +193,23 @@ impl State {
 
     fn failed(&mut self) {
         self.not_before = Some(Instant::now() + self.backoff.next_delay());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connecting_that_is_given_up_is_over() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, shutdown) = (silent.local_addr().unwrap().to_string().parse().unwrap(), Shutdown::default());
+        let pool = Pool::new(address, Duration::from_hours(1), shutdown.clone());
+        let mut lease = Box::pin(pool.lease());
+        assert!(futures_util::poll!(&mut lease).is_pending() && pool.lock().connecting.is_some());
+        shutdown.abort();
+        assert!(matches!(lease.await, Err(Fault::Unreached)));
+        let state = pool.lock();
+        assert!(state.connecting.is_none() && state.not_before.is_some(), "the next one may try, after a while");
     }
 }
