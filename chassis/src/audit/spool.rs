@@ -79,7 +79,10 @@ impl Spool {
             }
             // A disk that is full, or a file that cannot be read, is no reason not to start: the sweep tries again.
             let taken = Self::lock(&path, max).and_then(|left| match (&mut own, left) {
-                (None, spool) => Ok(own = spool),
+                (None, spool) => {
+                    own = spool;
+                    Ok(())
+                }
                 (Some(own), Some(mut left)) => own.take_in(&mut left, max.saturating_sub(own.len()), 0),
                 (Some(_), None) => Ok(()),
             });
