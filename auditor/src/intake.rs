@@ -7,7 +7,7 @@
 use std::{pin::pin, time::Duration};
 
 use futures_util::{FutureExt as _, future::FusedFuture};
-use gatehouse_chassis::redis::{Connection, Entry, Redis, RedisError, Value, cmd, pipe, read_entries};
+use gatehouse_chassis::redis::{Connection, Entry, Redis, RedisError, Value, cmd, fewer, next_count, pipe, read_entries};
 use gatehouse_proto::ids::StreamId;
 use tokio::time::{Instant, timeout};
 
@@ -15,8 +15,10 @@ use tokio::time::{Instant, timeout};
 pub const GROUP: &str = "auditor";
 /// The one consumer in it: a successor finds what its predecessor left pending.
 pub const CONSUMER: &str = "auditor-0";
-/// Entries a read. Each holds one producer's group commit, up to a few hundred records.
+/// Entries a read, at most. Each holds one producer's group commit, up to a few hundred records, a megabyte at worst.
 const COUNT: usize = 200;
+/// What a read is to bring at most, in bytes.
+const READ_BYTES: usize = 8 << 20;
 /// How long a read waits for entries.
 const BLOCK_MS: u64 = 500;
 /// Between attempts to end one early: it may not have arrived yet.
@@ -40,13 +42,15 @@ pub struct Intake {
     /// Pending entries are read after this one; `None` once there are no more.
     pending: Option<StreamId>,
     recheck_at: Instant,
+    /// Entries of the next read.
+    count: usize,
 }
 
 impl Intake {
     /// Connects when first read.
     #[must_use]
     pub fn new(redis: Redis, stream: String) -> Self {
-        Self { redis, stream, connection: None, pending: Some(StreamId::ZERO), recheck_at: Instant::now() + RECHECK }
+        Self { redis, stream, connection: None, pending: Some(StreamId::ZERO), recheck_at: Instant::now() + RECHECK, count: COUNT }
     }
 
     /// The stream's key.
@@ -76,6 +80,7 @@ impl Intake {
             match read {
                 Ok(entries) => {
                     self.connection = Some(reading);
+                    self.count = next_count(self.count, &entries, READ_BYTES).min(COUNT);
                     match (&mut self.pending, entries.last()) {
                         (None, _) => return Ok(entries),
                         (Some(after), Some(last)) => {
@@ -92,7 +97,10 @@ impl Intake {
                 Err(error) if error.code() == Some("NOGROUP") => {
                     tracing::warn!(stream = self.stream, "the consumer group is gone, for Redis was emptied; making it anew");
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.count = fewer(self.count);
+                    return Err(error);
+                }
             }
         }
     }
@@ -104,7 +112,7 @@ impl Intake {
         enough: impl FusedFuture<Output = ()> + Unpin,
     ) -> Result<Vec<Entry>, RedisError> {
         let mut read = cmd("XREADGROUP");
-        read.arg("GROUP").arg(GROUP).arg(CONSUMER).arg("COUNT").arg(COUNT);
+        read.arg("GROUP").arg(GROUP).arg(CONSUMER).arg("COUNT").arg(self.count);
         if wait && self.pending.is_none() {
             read.arg("BLOCK").arg(BLOCK_MS);
         }

@@ -34,7 +34,7 @@ use hyper_util::{
 };
 use tokio::{sync::Semaphore, time::sleep};
 
-use crate::{Shutdown, sockets::Listener, watchdog::Pulse};
+use crate::{Shutdown, sockets::Listener, telemetry::rate::AtMost, watchdog::Pulse};
 use caller::accept;
 pub use caller::{Credentials, Peer};
 pub use config::Config;
@@ -166,6 +166,7 @@ pub async fn serve_within(
     let builder = builder(&terms.limits);
     let host = Arc::new(Host { name, builder, router, metrics, open: open.clone(), terms, shutdown: shutdown.clone() });
     let mut idle = Box::pin(async move { pulse.idle().await });
+    let complaints = AtMost::new(1);
     loop {
         let accepted = tokio::select! {
             // What waits in the queue is the next generation's.
@@ -192,7 +193,9 @@ pub async fn serve_within(
             Err(error) => {
                 // A connection that was gone before we took it concerns nobody; out of descriptors, waiting is all there is to do.
                 host.metrics.errors.with_label_values(&[name, "accept"]).inc();
-                tracing::warn!(listener = name, %error, "connection not accepted");
+                if complaints.take() {
+                    tracing::warn!(listener = name, %error, "connection not accepted");
+                }
                 sleep(Duration::from_millis(20)).await;
             }
         }

@@ -17,7 +17,7 @@ pub use error::RedisError;
 use gatehouse_proto::ids::StreamId;
 use link::Link;
 pub use standing::{Standing, Survey};
-pub use tail::{Batch, Entry, Tail, entries, read_entries};
+pub use tail::{Batch, Entry, Tail, entries, fewer, next_count, read_entries};
 
 /// A handle on the master; clones share one connection.
 #[derive(Clone)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gatehouse_chassis::{
     config::{Config as _, Reader, Shared, Source},
     exit,
-    redis::{Batch, Entry, Redis, RedisError, Standing, Tail, cmd},
+    redis::{Batch, Entry, Redis, RedisError, Standing, Tail, cmd, pipe},
 };
 use gatehouse_proto::ids::StreamId;
 use gatehouse_testkit::RedisServer;
@@ -82,10 +82,9 @@ async fn a_refused_password_is_a_configuration_error_and_silence_may_pass() {
 async fn commands_fail_within_their_bound_while_redis_is_away_and_work_again_after() {
     let mut server = RedisServer::start();
     let redis = connect(&server).await;
-    let started = std::time::Instant::now();
     server.kill9();
-    assert!(redis.run::<String>(&cmd("PING")).await.is_err());
-    assert!(started.elapsed() < redis.config().command_timeout * 2);
+    let asked = tokio::time::timeout(PATIENCE, redis.run::<String>(&cmd("PING"))).await;
+    assert!(asked.expect("a bounded wait").is_err());
     server.restart();
     let back = async {
         while !redis.is_connected().await {
@@ -281,12 +280,17 @@ async fn a_server_that_hangs_costs_each_command_its_bound_and_is_used_again_when
     }
     assert_eq!(redis.standing().await, Standing::Disconnected);
     server.resume();
-    until("it is back", async || write(&redis).await.is_ok()).await;
-    let number = redis.connection_number();
-    for _ in 0..20 {
-        write(&redis).await.unwrap();
-    }
-    assert_eq!(redis.connection_number(), number, "what was stuck is gone, and the new one is good");
+    // A machine that stands still may cost it another one.
+    let is_kept = async || {
+        let number = redis.connection_number();
+        for _ in 0..20 {
+            if write(&redis).await.is_err() {
+                return false;
+            }
+        }
+        redis.connection_number() == number
+    };
+    until("what was stuck is gone, and the new one is good", is_kept).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -335,6 +339,43 @@ async fn a_name_that_moves_to_the_next_master_is_followed_when_the_old_one_takes
     std::os::unix::fs::symlink(new.socket(), &name).unwrap();
     until("the new master is written to", async || write(&redis).await.is_ok()).await;
     assert_eq!(new.run(&["GET", "k"]), "v");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_a_demoted_master_refuses_says_why_and_is_taken_to_the_next() {
+    let (old, new) = (RedisServer::start(), RedisServer::start());
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let name = dir.path().join("master.sock");
+    std::os::unix::fs::symlink(old.socket(), &name).unwrap();
+    let env = [("GATEWAY_REDIS_MASTER_ADDR", format!("unix:{}", name.display())), ("GATEWAY_REDIS_PASSWORD", old.password().to_owned())];
+    let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let redis = Redis::connect(&Shared::read(&mut Reader::new(Source::of("[redis]\ncommand_timeout = \"15s\"", &env))).unwrap().redis)
+        .await
+        .unwrap();
+    let mut both = pipe();
+    both.atomic();
+    for n in 0..2 {
+        both.cmd("XADD").arg("s").arg("*").arg("n").arg(n).ignore();
+    }
+    redis.run_all::<()>(&both).await.unwrap();
+    old.run(&["REPLICAOF", "127.0.0.1", "1"]);
+    let refused = redis.run_all::<()>(&both).await.unwrap_err();
+    assert!(refused.code() == Some("READONLY") && refused.is_answer(), "{refused}");
+    std::fs::remove_file(&name).unwrap();
+    std::os::unix::fs::symlink(new.socket(), &name).unwrap();
+    until("the new master is written to", async || redis.run_all::<()>(&both).await.is_ok()).await;
+    assert_eq!(new.run(&["XLEN", "s"]), ":2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_another_type_costs_nobody_the_connection() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    write(&redis).await.unwrap();
+    let number = redis.connection_number();
+    assert!(redis.run::<u64>(cmd("GET").arg("k")).await.is_err(), "v is no number");
+    write(&redis).await.unwrap();
+    assert_eq!(redis.connection_number(), number);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -411,9 +452,8 @@ async fn crawl(mut from: impl tokio::io::AsyncRead + Unpin, mut to: impl tokio::
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_slow_server_is_no_dead_one_and_what_is_asked_at_once_travels_together() {
-    let server = RedisServer::start();
+/// The server behind a slow way; what is passed on ends with the tasks.
+async fn slowly(server: &RedisServer, bound: &str) -> (Redis, tempfile::TempDir, tokio::task::JoinSet<()>) {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let name = dir.path().join("slow.sock");
     let (listener, socket) = (tokio::net::UnixListener::bind(&name).unwrap(), server.socket());
@@ -429,8 +469,35 @@ async fn a_slow_server_is_no_dead_one_and_what_is_asked_at_once_travels_together
     });
     let env = [("GATEWAY_REDIS_MASTER_ADDR", format!("unix:{}", name.display())), ("GATEWAY_REDIS_PASSWORD", server.password().to_owned())];
     let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let text = "[redis]\ncommand_timeout = \"15s\"\nconnect_timeout = \"15s\"";
-    let redis = Redis::connect(&Shared::read(&mut Reader::new(Source::of(text, &env))).unwrap().redis).await.unwrap();
+    let text = format!("[redis]\ncommand_timeout = \"{bound}\"\nconnect_timeout = \"15s\"");
+    let redis = Redis::connect(&Shared::read(&mut Reader::new(Source::of(&text, &env))).unwrap().redis).await.unwrap();
+    (redis, dir, passing)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_that_is_too_much_for_one_read_comes_in_smaller_ones() {
+    let server = RedisServer::start();
+    let large = "x".repeat(1 << 20);
+    for _ in 0..24 {
+        server.run(&["XADD", "s", "*", "n", &large]);
+    }
+    // All of it takes four seconds at least, and one read has two.
+    let (redis, _dir, _passing) = slowly(&server, "1s").await;
+    let mut tail = Tail::new(&redis, "s", StreamId::ZERO);
+    let all = async {
+        let mut seen = 0;
+        while seen < 24 {
+            seen += next_entries(&mut tail).await.len();
+        }
+        seen
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, all).await.expect("it is read"), 24);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_server_is_no_dead_one_and_what_is_asked_at_once_travels_together() {
+    let server = RedisServer::start();
+    let (redis, _dir, _passing) = slowly(&server, "15s").await;
     // One after another, these would take a minute.
     let all = futures_util::future::join_all((0..3000).map(|_| write(&redis)));
     assert!(tokio::time::timeout(PATIENCE, all).await.unwrap().iter().all(Result::is_ok));

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use gatehouse_chassis::{
     backoff::Backoff,
-    redis::{Entry as Raw, Redis, RedisError, StreamInfo},
+    redis::{Entry as Raw, Redis, RedisError, StreamInfo, fewer, next_count},
 };
 use gatehouse_proto::{ids::StreamId, stream::ClientEvent};
 use tokio::sync::Semaphore;
@@ -103,7 +103,7 @@ impl Archive {
                     backoff.reset();
                     let whole = raw.len() < count;
                     after = raw.last().filter(|_| !whole).map_or(until, |last| last.id);
-                    count = next_count(&raw);
+                    count = next_page(count, &raw);
                     let entries: VecDeque<_> = raw.iter().filter_map(|raw| wanted(raw, &seat)).collect();
                     if !entries.is_empty() || after >= until {
                         return Ok(Page { entries, until: after, count });
@@ -111,6 +111,7 @@ impl Archive {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a replay waits for Redis");
+                    count = fewer(count);
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
             }
@@ -137,9 +138,7 @@ fn wanted(raw: &Raw, seat: &Seat) -> Option<Arc<Entry>> {
     (entry.event.user_id == seat.user_id && seat.wants(&entry)).then(|| Arc::new(entry))
 }
 
-/// How many entries to ask for next, by the size of the last ones.
-pub(crate) fn next_count(raw: &[Raw]) -> usize {
-    let size = |raw: &Raw| raw.fields().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-    let mean = raw.iter().map(size).sum::<usize>() / raw.len().max(1);
-    (PAGE_BYTES / mean.max(1)).clamp(1, PAGE_ENTRIES)
+/// How many entries to ask for next, after `asked` of which these came.
+pub(crate) fn next_page(asked: usize, raw: &[Raw]) -> usize {
+    next_count(asked, raw, PAGE_BYTES).min(PAGE_ENTRIES)
 }

@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gatehouse_chassis::redis::{Redis, RedisError};
+use gatehouse_chassis::redis::{Redis, RedisError, fewer};
 use gatehouse_proto::{ids::StreamId, stream::ClientEvent};
 
 use crate::{
-    archive::{FIRST_PAGE, next_count},
+    archive::{FIRST_PAGE, next_page},
     config::Push,
     entry::Entry,
     floor::now_ms,
@@ -47,9 +47,19 @@ async fn read(redis: &Redis, settings: &Push, position: StreamId) -> Result<Opti
     let (mut entries, mut bytes) = (Vec::new(), 0);
     let (mut after, mut count) = (position, FIRST_PAGE);
     while after > StreamId::ZERO && after.ms >= oldest_wanted && bytes < settings.log_bytes && begun.elapsed() < PATIENCE {
-        let page = redis.range_back(stream, after, count).await?;
+        let page = match redis.range_back(stream, after, count).await {
+            Ok(page) => page,
+            // They may have been too many for the time that a command has.
+            Err(_) if count > 1 => {
+                count = fewer(count);
+                continue;
+            }
+            // What was read is whole as far as it goes.
+            Err(_) if !entries.is_empty() => break,
+            Err(error) => return Err(error),
+        };
         after = page.last().filter(|_| page.len() == count).map_or(StreamId::ZERO, |oldest| oldest.id.previous());
-        count = next_count(&page);
+        count = next_page(count, &page);
         for raw in page {
             // One that is malformed was counted and logged by whoever read it live.
             if let Ok(event) = ClientEvent::from_fields(raw.fields()) {

@@ -9,15 +9,21 @@
 //!
 //! Some room ahead of the last record is taken from the disk in advance, as far as the file system knows how: [`Spool::room`] is a promise also when the disk fills up.
 //!
+//! What the disk did not keep costs what it held, and never what stands behind it: see [`rotten`].
+//!
 //! A file belongs to the one process that has it locked. When a component is replaced, its next generation opens its spool while the last one still drains
 //! and writes: it takes a file of its own, and takes in what nobody holds any more. What the last one leaves when it ends later than that, and what a slot that is no
 //! more has left, whoever is there of the component takes in when it looks round, [`Spool::sweep`].
 
+mod left;
+mod rotten;
+
 use std::{
+    collections::HashSet,
     fs::{self, File, OpenOptions, TryLockError},
     io,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
@@ -43,6 +49,7 @@ const GENERATIONS: u32 = 8;
 #[derive(Debug)]
 pub(super) struct Spool {
     file: File,
+    path: PathBuf,
     front: u64,
     end: u64,
     max: u64,
@@ -52,44 +59,47 @@ pub(super) struct Spool {
     allocated: Option<u64>,
     /// The last write failed, and none has succeeded since.
     failing: bool,
+    /// Up to where what is corrupt has been told.
+    rotten: u64,
+    /// Parts that were found corrupt, until [`Spool::take_lost`].
+    lost: u64,
+    /// Files of others that could not be taken in.
+    told: HashSet<PathBuf>,
 }
 
 impl Spool {
     /// Opens a file of the slot `name` in `dir` that no other process has, and takes in what stands in those that nobody has.
     pub(super) fn open(dir: &Path, name: &str, max: u64) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
-        let mut own: Option<Self> = None;
+        let (mut own, mut trouble): (Option<Self>, Option<io::Error>) = (None, None);
         for generation in 0..GENERATIONS {
             let path = dir.join(if generation == 0 { format!("{name}.spool") } else { format!("{name}.{generation}.spool") });
             if own.is_some() && !path.exists() {
                 continue;
             }
-            match (&mut own, Self::lock(&path, max).with_context(|| format!("open {}", path.display()))?) {
-                (None, spool) => own = spool,
-                (Some(own), Some(left)) => own.take_in(&left).with_context(|| format!("take in {}", path.display()))?,
-                (Some(_), None) => {}
+            // A disk that is full, or a file that cannot be read, is no reason not to start: the sweep tries again.
+            let taken = Self::lock(&path, max).and_then(|left| match (&mut own, left) {
+                (None, spool) => {
+                    own = spool;
+                    Ok(())
+                }
+                (Some(own), Some(mut left)) => own.take_in(&mut left, max.saturating_sub(own.len()), 0),
+                (Some(_), None) => Ok(()),
+            });
+            if let Err(error) = taken {
+                tracing::error!(spool = %path.display(), %error, "an audit spool cannot be taken over now; what is in it stays there");
+                trouble = Some(error);
             }
         }
-        let mut own = own.with_context(|| format!("every spool of {name} in {} belongs to another process", dir.display()))?;
+        let none = || match trouble {
+            Some(error) => anyhow::Error::new(error).context(format!("open a spool of {name} in {}", dir.display())),
+            None => anyhow::anyhow!("every spool of {name} in {} belongs to another process", dir.display()),
+        };
+        let mut own = own.ok_or_else(none)?;
         // The file's name must survive a power cut as what is in it does.
         File::open(dir).and_then(|dir| dir.sync_all()).with_context(|| format!("sync {}", dir.display()))?;
         own.allocate();
         Ok(own)
-    }
-
-    /// Takes in what stands in the files of any slot of `component` that nobody has. What was handed over before its process died is handed over again.
-    pub(super) fn sweep(&mut self, dir: &Path, component: &str) -> io::Result<()> {
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            if !entry.file_name().to_str().is_some_and(|name| belongs_to(name, component)) || entry.metadata()?.len() == 0 {
-                continue;
-            }
-            // Our own is locked as well.
-            if let Some(left) = Self::lock(&entry.path(), self.max)? {
-                self.take_in(&left)?;
-            }
-        }
-        Ok(())
     }
 
     /// Opens or makes the file, unless another process has it, and cuts off what a crash left half-written.
@@ -101,41 +111,39 @@ impl Spool {
             Err(TryLockError::Error(error)) => return Err(error),
         }
         let length = file.metadata()?.len();
-        let mut spool = Self { file, front: 0, end: length, max, reclaimed: 0, allocated: Some(length), failing: false };
+        let mut spool = Self {
+            file,
+            path: path.to_owned(),
+            front: 0,
+            end: length,
+            max,
+            reclaimed: 0,
+            allocated: Some(length),
+            failing: false,
+            rotten: 0,
+            lost: 0,
+            told: HashSet::new(),
+        };
         spool.front = spool.marked()?;
         spool.reclaimed = spool.front;
         let mut whole = spool.front;
-        while let Some(record) = spool.read(whole)? {
-            whole += HEADER + record.len() as u64;
+        while whole < length {
+            whole = match spool.read(whole)? {
+                Some(record) => whole + Self::framed(record.len()),
+                None => match spool.whole_behind(whole)? {
+                    Some(next) if next < length => next,
+                    _ => break,
+                },
+            };
         }
-        if whole < length {
+        if whole < length && spool.is_torn(whole)? {
             tracing::warn!(spool = %path.display(), bytes = length - whole, "cut off a record that a crash left half-written");
             spool.file.set_len(whole)?;
+            (spool.end, spool.allocated) = (whole, Some(whole));
+        } else if whole < length {
+            spool.set_aside(whole)?;
         }
-        (spool.end, spool.allocated) = (whole, Some(whole));
         Ok(Some(spool))
-    }
-
-    /// Moves the records of another file behind its own. What does not fit stays where it is, until a later start.
-    fn take_in(&mut self, left: &Self) -> io::Result<()> {
-        if left.is_empty() || self.len() + left.len() > self.max {
-            return Ok(());
-        }
-        let mut chunk = vec![0; 64 << 10];
-        let mut copied = 0;
-        while copied < left.len() {
-            let wanted = usize::try_from(left.len() - copied).unwrap_or(usize::MAX).min(chunk.len());
-            let length = left.file.read_at(&mut chunk[..wanted], left.front + copied)?;
-            if length == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.file.write_all_at(&chunk[..length], self.end + copied)?;
-            copied += length as u64;
-        }
-        self.file.sync_data()?;
-        self.end += copied;
-        self.allocate();
-        left.file.set_len(0)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -222,13 +230,17 @@ impl Spool {
         }
     }
 
-    /// The oldest records, of about `bytes` together, at least one if there is any, and what they take. An error when the disk does not give back what it was given.
-    pub(super) fn front(&self, bytes: u64) -> io::Result<(Vec<Vec<u8>>, u64)> {
+    /// The oldest records, of about `bytes` together, at least one if there is any, and what they take. What is corrupt between them is taken, too, and is none.
+    pub(super) fn front(&mut self, bytes: u64) -> io::Result<(Vec<Vec<u8>>, u64)> {
         let (mut records, mut at) = (Vec::new(), self.front);
         while at < self.end && at - self.front < bytes {
-            let record = self.read(at)?.ok_or(io::ErrorKind::InvalidData)?;
-            at += Self::framed(record.len());
-            records.push(record);
+            match self.read(at)? {
+                Some(record) => {
+                    at += Self::framed(record.len());
+                    records.push(record);
+                }
+                None => at = self.pass_over(at)?,
+            }
         }
         Ok((records, at - self.front))
     }
@@ -242,15 +254,25 @@ impl Spool {
         if self.end > 0 {
             self.file.set_len(0)?;
             self.file.sync_data()?;
-            (self.front, self.end, self.reclaimed) = (0, 0, 0);
+            (self.front, self.end, self.reclaimed, self.rotten) = (0, 0, 0, 0);
             self.allocated = self.allocated.map(|_| 0);
             self.allocate();
         }
         Ok(())
     }
 
+    /// Parts that were found corrupt since this was asked last.
+    pub(super) fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
     fn reclaim(&mut self) -> io::Result<()> {
-        if self.front - self.reclaimed < RECLAIM {
+        if self.front - self.reclaimed < RECLAIM { Ok(()) } else { self.mark() }
+    }
+
+    /// Writes down where the first record is, and gives the blocks before it back.
+    fn mark(&mut self) -> io::Result<()> {
+        if self.front < MARK_LEN as u64 {
             return Ok(());
         }
         let front = self.front.to_le_bytes();
@@ -262,7 +284,9 @@ impl Spool {
         self.file.sync_data()?;
         // One that keeps its blocks is larger than need be, and whole.
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        if let Err(error) = fallocate(&self.file, hole, BLOCK, self.front - BLOCK) {
+        if self.front > BLOCK
+            && let Err(error) = fallocate(&self.file, hole, BLOCK, self.front - BLOCK)
+        {
             tracing::debug!(%error, "the audit spool keeps the blocks of what was handed over");
         }
         self.reclaimed = self.front;
@@ -307,12 +331,6 @@ impl Drop for Spool {
             let _kept = self.file.set_len(self.end);
         }
     }
-}
-
-/// `edge-0.spool`, `edge-0.1.spool`.
-fn belongs_to(file: &str, component: &str) -> bool {
-    let slot = file.strip_suffix(".spool").and_then(|slot| slot.strip_prefix(component)?.strip_prefix('-'));
-    slot.is_some_and(|slot| slot.split('.').all(|number| number.parse::<u32>().is_ok()))
 }
 
 #[cfg(test)]

@@ -274,10 +274,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes in what a process of the component that ended after our start could not hand over: nobody else would before the next start.
+    /// Takes in what a process of the component that ended after our start could not hand over: nobody else would before the next start. Only while Redis takes
+    /// what comes: otherwise it could go nowhere from here, and would take the room that places are promised on.
     async fn sweep(&mut self) {
-        let (dir, component) = (self.dir.clone(), self.component.clone());
-        if let Err(error) = self.spool.with(move |spool| spool.sweep(&dir, &component)).await {
+        if !self.gate.is_direct() {
+            return;
+        }
+        let (dir, component, promised) = (self.dir.clone(), self.component.clone(), self.gate.promised());
+        if let Err(error) = self.spool.with(move |spool| spool.sweep(&dir, &component, promised)).await {
             tracing::debug!(%error, "what others left in their audit spools cannot be taken in now");
         }
         self.tell().await;
@@ -285,10 +289,11 @@ impl Writer {
 
     /// Tells everybody how things stand.
     async fn tell(&mut self) {
-        let (empty, bytes, room) = {
-            let spool = self.spool.lock();
-            (spool.is_empty(), spool.len(), spool.room())
+        let (empty, bytes, room, lost) = {
+            let mut spool = self.spool.lock();
+            (spool.is_empty(), spool.len(), spool.room(), spool.take_lost())
         };
+        self.metrics.count("lost", lost);
         self.gate.learn(self.taking && empty, room);
         if empty {
             self.oldest = None;

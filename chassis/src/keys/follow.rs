@@ -11,7 +11,7 @@ use super::{
     directory::{Found, Stamp},
     now_ms,
 };
-use crate::{Process, metrics::Metrics};
+use crate::{Process, Shutdown, metrics::Metrics};
 
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -52,27 +52,32 @@ impl Follower {
         let gauges = Gauges::new(process.metrics());
         gauges.sign_with(keys.signer().key_id());
         let Some(directory) = keys.directory.clone() else { return };
-        let mut this = Self::new(keys.clone(), directory, gauges);
-        let shutdown = process.shutdown().clone();
-        process.spawn("signer-keys", async move {
-            let mut ticks = interval(PERIOD);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    () = shutdown.draining() => return,
-                    _ = ticks.tick() => {}
-                }
-                // The disk may be slow.
-                let looked = tokio::task::spawn_blocking(move || {
-                    this.look(now_ms());
-                    this
-                });
-                match looked.await {
-                    Ok(follower) => this = follower,
-                    Err(error) => return tracing::error!(%error, "the signer keys are followed no more"),
+        let this = Self::new(keys.clone(), directory, gauges);
+        process.spawn("signer-keys", this.follow(process.shutdown().clone()));
+    }
+
+    async fn follow(mut self, shutdown: Shutdown) {
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let broken = self.gauges.broken.clone();
+        loop {
+            tokio::select! {
+                () = shutdown.draining() => return,
+                _ = ticks.tick() => {}
+            }
+            // The disk may be slow.
+            let looked = tokio::task::spawn_blocking(move || {
+                self.look(now_ms());
+                self
+            });
+            match looked.await {
+                Ok(follower) => self = follower,
+                Err(error) => {
+                    broken.set(1);
+                    return tracing::error!(%error, "the signer keys are followed no more");
                 }
             }
-        });
+        }
     }
 
     pub(super) fn new(keys: Keys, directory: Arc<Directory>, gauges: Gauges) -> Self {

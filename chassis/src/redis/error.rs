@@ -15,7 +15,16 @@ pub enum RedisError {
     Lost(#[source] Arc<io::Error>),
     /// The connection is lost, or the server answered with an error.
     #[error("Redis: {0}")]
-    Failed(#[from] redis::RedisError),
+    Failed(#[source] redis::RedisError),
+    /// The server refused commands of a pipeline or a transaction.
+    #[error("Redis: {error}")]
+    Several {
+        /// The code of the first that was refused.
+        code: Arc<str>,
+        /// All of it.
+        #[source]
+        error: redis::RedisError,
+    },
     /// The server lets nobody in, or not with these credentials or this database: its words.
     #[error("Redis refuses the connection: {0}")]
     Refused(Arc<str>),
@@ -25,6 +34,17 @@ pub enum RedisError {
     /// An answer of a shape that this command never has.
     #[error("Redis answered {0} with something else")]
     Unexpected(&'static str),
+}
+
+impl From<redis::RedisError> for RedisError {
+    fn from(error: redis::RedisError) -> Self {
+        // What one command was answered says its code itself.
+        let first = |error: &redis::RedisError| Some(Arc::from(error.clone().into_server_errors()?.first()?.1.code()));
+        match first(&error) {
+            Some(code) if error.code() != Some(&code) => Self::Several { code, error },
+            _ => Self::Failed(error),
+        }
+    }
 }
 
 impl From<io::Error> for RedisError {
@@ -39,16 +59,18 @@ impl RedisError {
     pub fn is_answer(&self) -> bool {
         match self {
             Self::Failed(error) => matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension),
-            Self::Refused(_) => true,
+            Self::Refused(_) | Self::Several { .. } => true,
             _ => false,
         }
     }
 
-    /// The error's code on the wire: `NOGROUP`, `OOM`.
+    /// The error's code on the wire: `NOGROUP`, `OOM`. Of several commands in one round trip, the first one's that was refused: a transaction that was
+    /// given up because of it would tell no more than that.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Failed(error) => error.code(),
+            Self::Several { code, .. } => Some(code),
             Self::Refused(words) => words.split(' ').next(),
             _ => None,
         }
@@ -64,9 +86,11 @@ impl RedisError {
         }
     }
 
-    /// Whether the connection may still be good: the server answered on it.
+    /// Whether the connection may still be good: the server answered on it, if with something else than was wanted. On what is no answer at all a
+    /// connection ends by itself.
     pub(super) fn is_heard(&self) -> bool {
-        matches!(self, Self::Unexpected(_)) || self.is_answer()
+        let is_another = |kind| matches!(kind, ErrorKind::Parse | ErrorKind::UnexpectedReturnType);
+        matches!(self, Self::Unexpected(_)) || matches!(self, Self::Failed(error) if is_another(error.kind())) || self.is_answer()
     }
 
     /// Whether the server will say the same to everything on this connection (or to every write), and perhaps not on another: a master that became a

@@ -168,10 +168,14 @@ impl Link {
             (attempt, state.trouble.clone())
         };
         let patience = if trouble.is_some() { deadline.min(Instant::now() + bound / SHARE) } else { deadline };
-        match timeout_at(patience, attempt.wait_for(Option::is_some)).await {
-            Ok(Ok(settled)) => settled.clone().unwrap_or(Err(RedisError::Timeout(bound))),
-            // The attempt's task was dropped with its runtime.
-            Ok(Err(_)) => Err(RedisError::Unexpected("a connection")),
+        let settled = timeout_at(patience, attempt.wait_for(Option::is_some)).await.map(|settled| settled.map(|settled| settled.clone()));
+        match settled {
+            Ok(Ok(settled)) => settled.unwrap_or(Err(RedisError::Timeout(bound))),
+            // The attempt's task was dropped with its runtime, or panicked. Whoever comes next begins another.
+            Ok(Err(_)) => {
+                self.state().attempt.take_if(|of| of.same_channel(&attempt));
+                Err(RedisError::Unexpected("a connection"))
+            }
             Err(_) => Err(trouble.unwrap_or(RedisError::Timeout(bound))),
         }
     }
@@ -236,5 +240,23 @@ impl Link {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config as _, Reader, Shared, Source};
+
+    #[tokio::test]
+    async fn an_attempt_that_ended_without_an_outcome_is_followed_by_another() {
+        let env = [("GATEWAY_REDIS_MASTER_ADDR", "unix:/nowhere/redis.sock"), ("GATEWAY_REDIS_PASSWORD", "x")];
+        let config = Shared::read(&mut Reader::new(Source::of("", &env))).unwrap().redis;
+        let link = Link::new(Arc::new(config));
+        // As a task leaves it that panicked.
+        link.state().attempt = Some(watch::channel(None).1);
+        let ask = || link.run(true, |_| async { Ok(()) });
+        assert!(matches!(ask().await, Err(RedisError::Unexpected(_))));
+        assert!(matches!(ask().await, Err(RedisError::Lost(_))), "somebody tried");
     }
 }

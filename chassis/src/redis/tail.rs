@@ -18,7 +18,7 @@ const BLOCK_MS: u64 = 1000;
 const BACKOFF: Duration = Duration::from_secs(2);
 /// The most entries a read.
 const MAX_COUNT: usize = 1000;
-/// Entries of the first read, when nobody knows how large they are.
+/// Entries of the first read, when nobody knows how large they are, and of those that find fewer than they ask for: among the next may be large ones.
 const FIRST_COUNT: usize = 100;
 /// What a read is to bring at most, in bytes: entries may hold a megabyte each.
 const READ_BYTES: usize = 8 << 20;
@@ -40,6 +40,26 @@ impl Entry {
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
     }
+
+    /// Bytes of all names and values.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.fields.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+}
+
+/// How many entries to ask for next, after `asked` of which these came: as many of their size as make `bytes`, and at most four times as many, for those that
+/// come next may be larger.
+#[must_use]
+pub fn next_count(asked: usize, entries: &[Entry], bytes: usize) -> usize {
+    let mean = entries.iter().map(Entry::size).sum::<usize>() / entries.len().max(1);
+    (bytes / mean.max(1)).min(asked.saturating_mul(4)).max(1)
+}
+
+/// How many to ask for after a read of `asked` that failed: they may have been too many for the time that a command has.
+#[must_use]
+pub fn fewer(asked: usize) -> usize {
+    (asked / 4).max(1)
 }
 
 /// What one read brought.
@@ -118,6 +138,7 @@ impl Tail {
     pub async fn next(&mut self) -> Result<Batch, RedisError> {
         if std::mem::replace(&mut self.failed, true) {
             self.connection = None;
+            self.count = fewer(self.count);
             tokio::time::sleep(self.backoff.next_delay()).await;
         }
         let batch = self.read().await?;
@@ -156,7 +177,7 @@ impl Tail {
         let known = if full { StreamId::ZERO } else { StreamId::just_before(time_ms.saturating_sub(CLOCK_SLACK_MS)) };
         if let Some(last) = entries.last() {
             self.position = last.id;
-            self.count = count_for(&entries);
+            self.count = next_count(self.count, &entries, READ_BYTES).min(if full { MAX_COUNT } else { FIRST_COUNT });
         }
         self.horizon = self.horizon.max(known).max(self.position);
         self.connection = Some(connection);
@@ -198,13 +219,6 @@ struct Read {
     info: StreamInfo,
     time_ms: u64,
     watched: Value,
-}
-
-/// How many entries of the size of these make a read.
-fn count_for(entries: &[Entry]) -> usize {
-    let size = |entry: &Entry| entry.fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-    let mean = entries.iter().map(size).sum::<usize>() / entries.len().max(1);
-    (READ_BYTES / mean.max(1)).clamp(1, MAX_COUNT)
 }
 
 fn milliseconds(time: &Value) -> Result<u64, RedisError> {
@@ -283,4 +297,19 @@ fn info_of(answer: redis::RedisResult<Value>) -> Result<StreamInfo, RedisError> 
         }
     }
     Ok(info)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_grow_at_most_fourfold_and_shrink_to_what_fits_and_after_a_failure() {
+        let of = |size: usize| vec![Entry { id: StreamId::ZERO, fields: vec![(Bytes::new(), vec![0; size].into())] }; 3];
+        assert_eq!(next_count(32, &of(1), 1 << 20), 128);
+        assert_eq!(next_count(1000, &of(1 << 18), 1 << 20), 4);
+        assert_eq!(next_count(1000, &of(1 << 21), 1 << 20), 1);
+        assert_eq!(next_count(100, &[], 1 << 20), 400);
+        assert_eq!([1000, 100, 4, 3, 1].map(fewer), [250, 25, 1, 1, 1]);
+    }
 }

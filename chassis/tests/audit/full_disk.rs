@@ -32,13 +32,19 @@ async fn on_a_small_disk(state: PathBuf) {
     let mut server = RedisServer::start();
     let process = process(&server, &state, 64 << 20);
     let redis = Redis::connect(&process.shared().redis).await.unwrap();
-    let recorder = audit::Recorder::open(&process, redis.clone()).unwrap();
+    leave(&state.join("spool"));
+    let filler = fill(&state);
+    let recorder = audit::Recorder::open(&process, redis.clone()).expect("what cannot be taken in now is no reason not to start");
+    recorder.write(audit::record("command", "at the start", "success")).await.unwrap();
+    fs::remove_file(filler).unwrap();
+    assert_eq!(until_recorded(&redis, 2).await, ["at the start", "left"], "taken in as soon as there is room");
+    until("the spool is empty", async || (sample(&process, "audit_spool_bytes") == 0).then_some(())).await;
     recorder.write(audit::record("command", "before", "success")).await.unwrap();
     let filler = fill(&state);
     recorder.write(audit::record("command", "with Redis there", "success")).await.unwrap();
     server.kill9();
     // There is the room that was taken in advance.
-    let mut kept = vec!["before".to_owned(), "with Redis there".to_owned()];
+    let mut kept = ["at the start", "left", "before", "with Redis there"].map(str::to_owned).to_vec();
     let long = "x".repeat(512);
     loop {
         let Ok(place) = recorder.reserve() else { break };
@@ -66,6 +72,17 @@ async fn on_a_small_disk(state: PathBuf) {
     kept.push("room again".to_owned());
     server.restart();
     assert_eq!(until_recorded(&redis, kept.len()).await, kept, "in order, nothing between");
+}
+
+/// What another generation would have left: a record, in the form of the spool.
+fn leave(spools: &Path) {
+    let mut left = audit::record("command", "left", "success");
+    left.resource = Some("x".repeat(300 << 10));
+    let batch = AuditBatch { records: vec![left] }.encode_to_vec();
+    let header = [u32::try_from(batch.len()).unwrap(), crc32fast::hash(&batch)].map(u32::to_le_bytes).concat();
+    fs::create_dir(spools).unwrap();
+    fs::write(spools.join("test-0.spool"), "").unwrap();
+    fs::write(spools.join("test-0.1.spool"), [header, batch].concat()).unwrap();
 }
 
 /// Takes all the space there is.

@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::body::Body;
@@ -16,6 +17,11 @@ use crate::{
     backends::{Progress, Turn},
     config::Transfer,
 };
+
+/// A body may be waited for so many times `body_timeout` in all, and once more for each so many bytes: whoever sends one byte after the other would have a backend's place for as long as
+/// it likes.
+const PATIENCE: u32 = 4;
+const PART: u64 = 64 << 10;
 
 /// How an upload gets on, and what ended it.
 #[derive(Clone, Debug)]
@@ -47,6 +53,9 @@ struct Unfinished(Problem);
 pub(super) struct Upload {
     body: Body,
     limits: Transfer,
+    /// Since when the client is waited for, if it is; how long it was before.
+    asked: Option<Instant>,
+    waited: Duration,
     taken: u64,
     timer: Option<Pin<Box<Sleep>>>,
     watch: Watch,
@@ -56,12 +65,15 @@ impl Upload {
     pub(super) fn new(body: Body, limits: Transfer) -> (Self, Watch) {
         let turn = if http_body::Body::is_end_stream(&body) { Turn::Over } else { Turn::Backend };
         let watch = Watch { progress: Progress::new(turn), fault: Arc::default() };
-        (Self { body, limits, taken: 0, timer: None, watch: watch.clone() }, watch)
+        (Self { body, limits, asked: None, waited: Duration::ZERO, taken: 0, timer: None, watch: watch.clone() }, watch)
     }
 
-    /// Whether a client that was asked at `since` has been silent for too long.
+    /// Whether a client that was asked at `since` has been silent for too long, or is slower than anybody is.
     fn is_overdue(&mut self, since: Instant, cx: &mut Context<'_>) -> bool {
-        let due = since + self.limits.body_timeout;
+        self.asked = Some(since);
+        let (each, parts) = (self.limits.body_timeout, u32::try_from(self.taken / PART).unwrap_or(u32::MAX));
+        let whole = each.saturating_mul(parts.saturating_add(PATIENCE));
+        let due = since + whole.saturating_sub(self.waited).min(each);
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
         if timer.deadline() != due {
             timer.as_mut().reset(due);
@@ -97,6 +109,9 @@ impl http_body::Body for Upload {
             }
             return Poll::Pending;
         };
+        if let Some(asked) = self.asked.take() {
+            self.waited += asked.elapsed();
+        }
         Poll::Ready(match polled {
             Some(Ok(frame)) => Some(self.pass(frame)),
             Some(Err(error)) => {
@@ -122,5 +137,39 @@ impl http_body::Body for Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         self.watch.progress.pass_to(Turn::Over);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::{StreamExt as _, stream};
+    use http_body_util::{BodyExt as _, StreamBody};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What comes of a body of so many pieces of that size, one every `pause`, where a client may be silent for ten seconds.
+    async fn sent(pieces: usize, size: usize, pause: Duration) -> Option<Problem> {
+        let piece = move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; size])))
+        };
+        let body = Body::new(StreamBody::new(stream::iter(0..pieces).then(piece)));
+        let limits = Transfer { body_timeout: 10 * SECOND, max_body_bytes: u64::MAX, ..Transfer::default() };
+        let (upload, watch) = Upload::new(body, limits);
+        let whole = upload.collect().await;
+        assert_eq!(whole.is_err(), watch.fault().is_some());
+        watch.fault()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_may_be_slow_and_not_silent_nor_slower_than_anybody_is() {
+        assert_eq!(sent(4, 1, 9 * SECOND).await, None, "slow and steady");
+        assert_eq!(sent(1, 1, 11 * SECOND).await, Some(Problem::RequestTimeout), "silent");
+        assert_eq!(sent(1000, 1, SECOND).await, Some(Problem::RequestTimeout), "a byte after the other");
+        assert_eq!(sent(1000, 8 << 10, SECOND).await, None, "8 KiB a second, for as long as it takes");
     }
 }

@@ -1,12 +1,16 @@
 //! What an operator sees of a backend's circuit and its endpoints, by commands and by HTTP routes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU16, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{Router, response::Response};
 use http::StatusCode;
+use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 use crate::{
@@ -173,8 +177,13 @@ async fn a_client_that_leaves_in_the_middle_of_an_answer_is_no_failure() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_whose_answers_break_off_is_ejected() {
     let breaks = Server::tcp(Router::new().fallback(async || {
-        let pieces = [Ok(bytes::Bytes::from_static(b"abc")), Err(std::io::Error::other("as tested"))];
-        Response::new(axum::body::Body::from_stream(tokio_stream::iter(pieces)))
+        let end = tokio_stream::once(()).then(async |()| {
+            // So that head and beginning are out before.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Err(std::io::Error::other("as tested"))
+        });
+        let begin = tokio_stream::once(Ok(bytes::Bytes::from_static(b"abc")));
+        Response::new(axum::body::Body::from_stream(begin.chain(end)))
     }));
     let good = moody(&Arc::new(AtomicU16::new(200)));
     let keys = "outlier_ejection.consecutive_failures = 3\noutlier_ejection.base_time = \"10m\"\noutlier_ejection.max_time = \"10m\"\n\

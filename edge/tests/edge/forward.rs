@@ -107,7 +107,7 @@ async fn trailers_pass_both_ways() {
         "POST /shop HTTP/1.1\r\nhost: a\r\nconnection: te, close\r\nte: trailers\r\ntrailer: {}, x-sum\r\ntransfer-encoding: chunked\r\n\r\n",
         claimed.join(", ")
     );
-    let claims = claimed.join(": claimed\r\n") + ": claimed\r\n";
+    let claims = claimed.map(|name| format!("{name}: claimed\r\n")).concat();
     client.send(&format!("{head}1\r\nx\r\n0\r\n{claims}x-sum: 9\r\n\r\n")).await;
     let mut behind = backend.accept().await;
     let seen = behind.until("x-sum: 9\r\n\r\n").await;

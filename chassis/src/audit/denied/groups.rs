@@ -119,6 +119,8 @@ impl Groups {
 /// Keeps what both have in common, and the time of the first.
 fn merge(gathered: &mut AuditRecord, other: &AuditRecord) {
     gathered.event_count = gathered.event_count.saturating_add(other.event_count);
+    // What is given back after it could not be written is older than what was gathered meanwhile.
+    gathered.ts_us = gathered.ts_us.min(other.ts_us);
     if gathered.action != other.action {
         SEVERAL.clone_into(&mut gathered.action);
     }

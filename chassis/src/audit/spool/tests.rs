@@ -1,9 +1,9 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{left::belongs_to, rotten::corrupt, *};
 
 /// What waits.
-fn held(spool: &Spool) -> Vec<Vec<u8>> {
+fn held(spool: &mut Spool) -> Vec<Vec<u8>> {
     spool.front(u64::MAX).unwrap().0
 }
 
@@ -32,13 +32,13 @@ fn records_survive_a_restart_in_order_until_all_are_passed_over() {
     let (first, bytes) = spool.front(1).unwrap();
     assert_eq!(first, [b"one"]);
     spool.pass(bytes).unwrap();
-    assert_eq!(held(&spool), [&b""[..], b"three"]);
+    assert_eq!(held(&mut spool), [&b""[..], b"three"]);
     drop(spool);
     let mut spool = open();
     assert_eq!(drain(&mut spool), [&b"one"[..], b"", b"three"], "what was passed over may come again");
     spool.append(&records([b"four"])).unwrap();
     drop(spool);
-    assert_eq!(held(&open()), [b"four"]);
+    assert_eq!(held(&mut open()), [b"four"]);
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn a_record_that_a_crash_cut_short_anywhere_is_cut_off() {
         fs::write(&path, &whole[..usize::try_from(cut).unwrap()]).unwrap();
         let mut spool = Spool::open(dir.path(), "edge-0", 1 << 20).unwrap();
         spool.append(&records([b"next"])).unwrap();
-        assert_eq!(held(&spool), [&b"whole"[..], b"next"], "cut at {cut}");
+        assert_eq!(held(&mut spool), [&b"whole"[..], b"next"], "cut at {cut}");
     }
 }
 
@@ -78,9 +78,9 @@ fn a_generation_that_drains_and_the_next_one_do_not_share_a_file_and_the_one_aft
     old.append(&records([b"old, too"])).unwrap();
     drop(old);
     drop(new);
-    assert_eq!(held(&open(30)), [&b"old"[..], b"old, too"], "what does not fit stays where it is");
-    assert_eq!(held(&open(1 << 20)), [&b"old"[..], b"old, too", b"new"]);
-    assert_eq!(held(&open(1 << 20)).len(), 3, "moved, not copied");
+    assert_eq!(held(&mut open(30)), [&b"old"[..], b"old, too"], "what does not fit stays where it is");
+    assert_eq!(held(&mut open(1 << 20)), [&b"old"[..], b"old, too", b"new"]);
+    assert_eq!(held(&mut open(1 << 20)).len(), 3, "moved, not copied");
 }
 
 #[test]
@@ -95,13 +95,13 @@ fn what_others_of_the_component_left_is_taken_in_once_and_what_somebody_has_is_n
     let theirs = spool("pusher-1", b"held");
     drop((spool("pusher-2", b"left"), spool("edge-0", b"edge")));
     for _ in 0..2 {
-        own.sweep(dir.path(), "pusher").unwrap();
+        own.sweep(dir.path(), "pusher", 0).unwrap();
     }
     assert_eq!(drain(&mut own), [&b"own"[..], b"left"]);
     drop(theirs);
-    own.sweep(dir.path(), "pusher").unwrap();
+    own.sweep(dir.path(), "pusher", 0).unwrap();
     assert_eq!(drain(&mut own), [b"held"]);
-    assert_eq!(held(&Spool::open(dir.path(), "edge-0", 1 << 20).unwrap()), [b"edge"]);
+    assert_eq!(held(&mut Spool::open(dir.path(), "edge-0", 1 << 20).unwrap()), [b"edge"]);
     assert!(belongs_to("pusher-1.7.spool", "pusher") && !belongs_to("pusher-x.spool", "pusher") && !belongs_to("pusher-1", "pusher"));
 }
 
@@ -125,17 +125,17 @@ fn a_long_queue_that_is_read_and_appended_to_gives_back_what_was_passed_over_and
     assert!(spool.end > 6 * max && spool.len() <= max);
     let taken = blocks(&path);
     assert!(taken < max + 2 * RECLAIM + AHEAD[1], "{taken} bytes on the disk");
-    let waiting = held(&spool);
+    let waiting = held(&mut spool);
     drop(spool);
-    let left = held(&Spool::open(dir.path(), "edge-0", max).unwrap());
+    let left = held(&mut Spool::open(dir.path(), "edge-0", max).unwrap());
     assert_eq!(left[left.len() - waiting.len()..], waiting, "all that waits is there");
     assert!(((left.len() - waiting.len()) * LENGTH) as u64 <= RECLAIM, "and little of what was passed over");
     // Another generation takes in what waits, and no more.
-    let mut next = Spool::open(dir.path(), "edge-1", 2 * max).unwrap();
-    next.sweep(dir.path(), "edge").unwrap();
-    assert_eq!(held(&next), left);
+    let mut next = Spool::open(dir.path(), "edge-1", 4 * max).unwrap();
+    next.sweep(dir.path(), "edge", 0).unwrap();
+    assert_eq!(held(&mut next), left);
     drop(next);
-    assert_eq!(held(&Spool::open(dir.path(), "edge-1", 2 * max).unwrap()), left);
+    assert_eq!(held(&mut Spool::open(dir.path(), "edge-1", 4 * max).unwrap()), left);
 }
 
 #[test]
@@ -178,6 +178,101 @@ fn while_writes_fail_there_is_no_room_and_a_probe_finds_out_when_there_is() {
     assert_eq!(drain(&mut spool), [b"kept", b"next"]);
 }
 
+/// Changes the byte at that place.
+fn spoil(path: &Path, at: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[!byte[0]], at).unwrap();
+}
+
+#[test]
+fn a_record_that_rots_costs_itself_alone_while_the_spool_is_in_use_and_at_the_next_start() {
+    for bad in [&[1][..], &[0], &[1, 2]] {
+        for restarted in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("edge-0.spool");
+            let mut spool = Spool::open(dir.path(), "edge-0", 1 << 20).unwrap();
+            spool.append(&records([b"zero.", b"one..", b"two..", b"three"])).unwrap();
+            for n in bad {
+                spoil(&path, n * 13 + 10);
+            }
+            if restarted {
+                drop(spool);
+                spool = Spool::open(dir.path(), "edge-0", 1 << 20).unwrap();
+            }
+            let all = records([b"zero.", b"one..", b"two..", b"three"]);
+            let left: Vec<_> = (0..).zip(all).filter(|(n, _)| !bad.contains(n)).map(|(_, record)| record).collect();
+            assert_eq!(held(&mut spool), left, "{bad:?}, restarted: {restarted}");
+            assert_eq!((spool.take_lost() > 0, fs::metadata(corrupt(&path)).unwrap().len()), (true, 13 * bad.len() as u64));
+            assert_eq!((drain(&mut spool), spool.take_lost()), (left, 0), "it is told once");
+            spool.append(&records([b"next"])).unwrap();
+            assert_eq!(held(&mut spool), [b"next"]);
+        }
+    }
+}
+
+#[test]
+fn what_stands_behind_a_rotten_length_is_set_aside_and_not_deleted() {
+    for restarted in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("edge-0.spool");
+        let mut spool = Spool::open(dir.path(), "edge-0", 1 << 20).unwrap();
+        spool.append(&records([b"zero.", b"one..", b"two..", b"three"])).unwrap();
+        let rest = fs::read(&path).unwrap()[13 + 8..].to_vec();
+        spoil(&path, 13 + 2);
+        if restarted {
+            drop(spool);
+            spool = Spool::open(dir.path(), "edge-0", 1 << 20).unwrap();
+        }
+        assert_eq!(held(&mut spool), [b"zero."]);
+        assert_eq!(fs::read(corrupt(&path)).unwrap()[8..], rest, "restarted: {restarted}");
+        assert_eq!(spool.take_lost(), 1);
+        spool.append(&records([b"next"])).unwrap();
+        drop(spool);
+        assert_eq!(held(&mut Spool::open(dir.path(), "edge-0", 1 << 20).unwrap()), [&b"zero."[..], b"next"]);
+    }
+}
+
+#[test]
+fn what_is_taken_in_leaves_the_room_that_was_promised_and_comes_in_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let group: Vec<_> = (0..32_u8).map(|n| vec![n; 100 << 10]).collect();
+    Spool::open(dir.path(), "edge-1", 4 << 20).unwrap().append(&group).unwrap();
+    let mut own = Spool::open(dir.path(), "edge-0", 4 << 20).unwrap();
+    own.sweep(dir.path(), "edge", 4 << 20).unwrap();
+    assert!(own.is_empty(), "all of it is promised");
+    let mut moved = Vec::new();
+    while moved.len() < group.len() {
+        own.sweep(dir.path(), "edge", 2 << 20).unwrap();
+        assert!(!own.is_empty() && own.len() <= 1 << 20, "half of what is free and not promised: {}", own.len());
+        moved.extend(drain(&mut own));
+    }
+    assert_eq!(moved, group, "in order, and each once");
+    own.sweep(dir.path(), "edge", 0).unwrap();
+    assert!(own.is_empty());
+}
+
+#[test]
+fn a_file_that_cannot_be_taken_in_holds_up_no_other_and_no_start() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["edge-1", "edge-3"] {
+        Spool::open(dir.path(), name, 1 << 20).unwrap().append(&records([name.as_bytes()])).unwrap();
+    }
+    // Neither can be opened for writing, whoever asks.
+    for name in ["edge-2.spool", "edge-0.1.spool", "edge-0.spool"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let mut own = Spool::open(dir.path(), "edge-0", 1 << 20).unwrap();
+    own.sweep(dir.path(), "edge", 0).unwrap();
+    own.sweep(dir.path(), "edge", 0).unwrap();
+    let mut taken = drain(&mut own);
+    taken.sort();
+    assert_eq!(taken, [b"edge-1", b"edge-3"]);
+    // Of what is locked, the one that fails is told, and once. A directory has a length.
+    assert!(own.told.len() <= 3 && own.told.contains(&dir.path().join("edge-2.spool")), "{:?}", own.told);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     /// Whatever is appended, passed over, cut off by a crash and opened again: what was acknowledged and not passed over is there, in order.
@@ -206,12 +301,12 @@ proptest! {
                     drop(spool);
                     OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[1, 0, 0, 0, 9, 9], end).unwrap();
                     spool = open();
-                    let all = held(&spool);
+                    let all = held(&mut spool);
                     prop_assert!(all.len() >= model.len() && all[all.len() - model.len()..].iter().eq(&model));
                     model = all.into();
                 }
             }
         }
-        prop_assert!(held(&spool).iter().eq(&model));
+        prop_assert!(held(&mut spool).iter().eq(&model));
     }
 }

@@ -86,15 +86,16 @@ async fn the_client_is_whom_a_trusted_load_balancer_names() {
 
 #[tokio::test]
 async fn a_trusted_load_balancer_must_name_somebody_and_nobody_else_can() {
-    let inn = inn("[connections]\nproxy_protocol_from = ['127.0.0.1']\nhead_timeout = '2s'\n").await;
+    let brief = inn("[connections]\nproxy_protocol_from = ['127.0.0.1']\nhead_timeout = '300ms'\n").await;
+    let mut half = brief.guest().await;
+    half.write(b"PROXY TCP4 192.0.2.1 10").await;
+    assert_eq!(half.rest().await, b"");
+    brief.refuses("head", 1).await;
+    let inn = inn("[connections]\nproxy_protocol_from = ['127.0.0.1']\nhead_timeout = '60s'\n").await;
     let mut bare = inn.guest().await;
     bare.ask("/ping").await;
     assert_eq!(bare.rest().await, b"");
     inn.refuses("proxy", 1).await;
-    let mut half = inn.guest().await;
-    half.write(b"PROXY TCP4 192.0.2.1 10").await;
-    assert_eq!(half.rest().await, b"");
-    inn.refuses("head", 1).await;
     let mut stranger = inn.guest_from("127.0.0.2").await;
     stranger.write(b"PROXY TCP4 192.0.2.1 10.0.0.1 4660 80\r\nGET /who HTTP/1.1\r\nhost: inn\r\n\r\n").await;
     let answer = String::from_utf8(stranger.rest().await).unwrap();

@@ -67,7 +67,7 @@ pub(super) fn load(config: &TlsConfig) -> Result<Loaded, Unusable> {
     // The key that belongs to another certificate, above all.
     let mut server = builder.with_single_cert(chain, key).map_err(|error| of(&config.private_key)(refused(&error)))?;
     server.alpn_protocols = vec![b"h2".into(), b"http/1.1".into()];
-    // Clients that come back, all at once after a restart of the edge, shake hands without signatures.
+    // Clients that come back to this process shake hands without signatures. Its keys are its own: no ticket outlives it, nor this pair.
     server.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| of(&config.certificate)(refused(&error)))?;
     Ok(Loaded { server: Arc::new(server), not_after })
 }

@@ -3,7 +3,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 
-use super::*;
+use super::{reload::Taken, *};
 use crate::metrics::Metrics;
 
 /// A directory with a pair in it.
@@ -93,6 +93,22 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     tokio::time::timeout(Duration::from_mins(1), waited).await.expect(what);
 }
 
+#[test]
+fn files_that_cannot_be_read_are_tried_again_and_told_once() {
+    let (files, metrics) = (Files::new(), Metrics::new("edge", 0));
+    let counted = ConnectionMetrics::new(&metrics);
+    let tls = Tls::open(&files.config(), &counted).unwrap();
+    let failed = || counted.reloads.with_label_values(&["failed"]).get();
+    let (config, away) = (files.config(), files.dir.path().join("away"));
+    fs::rename(&config.certificate, &away).unwrap();
+    assert_eq!((tls.take(false), failed()), (Taken::Unreadable, 1));
+    assert_eq!((tls.take(true), failed()), (Taken::Unreadable, 1));
+    fs::rename(&away, &config.certificate).unwrap();
+    assert_eq!((tls.take(true), failed()), (Taken::Settled, 1));
+    fs::write(&config.certificate, "").unwrap();
+    assert_eq!((tls.take(false), failed()), (Taken::Settled, 2), "what is broken stays so until it is written anew");
+}
+
 #[tokio::test]
 async fn a_changed_pair_is_taken_and_a_broken_one_leaves_what_was_there() {
     const OF_2100: i64 = 4_102_444_800;
@@ -111,7 +127,10 @@ async fn a_changed_pair_is_taken_and_a_broken_one_leaves_what_was_there() {
         let shown = Arc::clone(&tls.shown.read().unwrap());
         let (unfit, _) = pair(2060);
         let before = reloads("failed");
-        files.write(&unfit, &key);
+        // In one act: were there two, a machine that stands still in between would see two changes.
+        let beside = files.dir.path().join("unfit.pem");
+        write(&beside, &unfit, 0o644);
+        fs::rename(&beside, files.config().certificate).unwrap();
         until("the broken pair is seen", || reloads("failed") > before).await;
         assert!(Arc::ptr_eq(&shown, &tls.shown.read().unwrap()) && expiry(&metrics) == OF_2050);
         let before = reloads("failed");

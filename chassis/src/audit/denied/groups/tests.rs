@@ -54,6 +54,18 @@ fn the_first_is_due_at_once_and_the_rest_together_at_the_end_of_each_window() {
 }
 
 #[test]
+fn what_is_given_back_keeps_the_time_of_its_first() {
+    let (mut groups, t) = (Groups::new(WINDOW, 8), Instant::now());
+    let refused_at = |ts_us| AuditRecord { ts_us, ..refusal("a.b", "r") };
+    groups.note(from("192.0.2.1"), refused_at(1), t);
+    let (key, unwritten) = groups.take_due(t).pop().unwrap();
+    groups.note(from("192.0.2.1"), refused_at(2), at(t, 1));
+    groups.put_back(key, unwritten, at(t, 1));
+    let due = groups.take_due(at(t, 11));
+    assert_eq!((counts(&due), due[0].1.ts_us), (vec![2], 1));
+}
+
+#[test]
 fn kinds_are_cause_and_type_and_session_or_network() {
     let keys = [
         Key::new("signature", "command", Who::Address(None)),

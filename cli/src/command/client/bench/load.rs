@@ -32,6 +32,8 @@ use crate::failure::Failure;
 
 /// So many different errors are told apart.
 const MAX_ERRORS: usize = 20;
+/// The longest latency that is told from a longer one: an hour, in microseconds.
+const LONGEST_US: u64 = 3_600_000_000;
 /// After a connection that broke, so that its being made again is not a load of its own.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -172,7 +174,7 @@ impl Turns {
 
 impl Tally {
     fn new() -> Result<Self, Failure> {
-        let latency = Histogram::new(3).map_err(anyhow::Error::from)?;
+        let latency = Histogram::new_with_max(LONGEST_US, 3).map_err(anyhow::Error::from)?;
         Ok(Self { sent: 0, unsent: 0, latency, errors: BTreeMap::new() })
     }
 
