@@ -136,6 +136,8 @@ impl Memory {
             None => Arc::new(session),
         };
         self.news.insert(id.clone(), Arc::clone(&offered)).await;
+        // What was cached may be of a key that an older writer had overwritten.
+        let offered = self.with_revocation(&id, offered).await;
         let mut known = Arc::clone(&offered);
         // Only what is cached is kept fresh: the stream names far more sessions than this process ever sees.
         self.sessions

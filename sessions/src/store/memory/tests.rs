@@ -160,7 +160,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_interleaving_undoes_a_revocation_or_trusts_what_may_be_stale(steps in prop::collection::vec(step(), 1..60)) {
@@ -173,6 +173,17 @@ proptest! {
             Ok::<_, TestCaseError>(())
         })?;
     }
+}
+
+#[tokio::test]
+async fn a_revocation_stays_known_over_a_wipe_whatever_key_and_stream_say_then() {
+    let memory = memory();
+    memory.apply(session((5, true))).await;
+    memory.start_over();
+    memory.settle(memory.begin(), ID, Some(session((0, true)))).await;
+    memory.apply(session((1, false))).await;
+    let Some(Recalled::Known(known)) = memory.recall(ID).await else { panic!("it was looked up") };
+    assert!(known.is_revoked(), "{known:?}");
 }
 
 #[tokio::test]
