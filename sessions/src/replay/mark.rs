@@ -12,6 +12,8 @@ use gatehouse_chassis::redis::{Cmd, Redis, RedisError, cmd, pipe};
 
 /// The key under the configured prefix.
 const KEY: &str = "replay-mark";
+/// The writer of a mark that was made and not signed: by an edge that began, or by a pusher.
+const NOBODY: &str = "-";
 /// Replaces a value that is still the same.
 const REPLACE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) return 1 end return 0";
 
@@ -24,9 +26,14 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Of a new era.
-    pub(super) fn draw(writer: &str, at_ms: i64) -> Self {
-        Self { era: uuid::Uuid::new_v4().simple().to_string(), writer: writer.to_owned(), at_ms }
+    /// Of a new era, in which nobody has carried out commands.
+    pub(super) fn draw(at_ms: i64) -> Self {
+        Self { era: uuid::Uuid::new_v4().simple().to_string(), writer: NOBODY.to_owned(), at_ms }
+    }
+
+    /// Whether it tells of another edge than that one.
+    pub(super) fn is_of_another(&self, writer: &str) -> bool {
+        self.writer != NOBODY && self.writer != writer
     }
 
     /// What is no mark is none.
@@ -73,8 +80,9 @@ mod tests {
 
     #[test]
     fn what_is_no_mark_is_none() {
-        let mark = Mark::draw("w", 5);
-        assert_eq!(Mark::parse(mark.to_string().as_bytes()), Some(mark));
+        let mark = Mark { writer: "w".into(), ..Mark::draw(5) };
+        assert_eq!(Mark::parse(mark.to_string().as_bytes()), Some(mark.clone()));
+        assert!(mark.is_of_another("v") && !mark.is_of_another("w") && !Mark::draw(5).is_of_another("w"));
         for value in [&b""[..], b"e", b"e w", b"e w x", b"\xff w 1"] {
             assert_eq!(Mark::parse(value), None);
         }

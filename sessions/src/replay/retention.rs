@@ -77,9 +77,9 @@ impl Retention {
             .into());
         }
         let writer = uuid::Uuid::new_v4().simple().to_string();
-        let mark = Mark::draw(&writer, now_ms()).agree(&redis).await.context("mark the replay reservations")?;
+        let mark = Mark::draw(now_ms()).agree(&redis).await.context("mark the replay reservations")?;
         let eras = Eras::new(mark.era.clone(), now_ms(), i64::try_from(window.as_millis()).unwrap_or(i64::MAX));
-        if mark.writer != writer {
+        if mark.is_of_another(&writer) {
             eras.others(mark.at_ms.saturating_add(OTHERS_MS));
         }
         let inner = Inner {
@@ -126,7 +126,7 @@ impl Retention {
         let inner = &self.inner;
         let mut era = mark.and_then(Mark::parse).map(|mark| mark.era);
         if !inner.eras.is_now(era.as_deref()) {
-            let found = Mark::draw(&inner.writer, now_ms()).agree(&inner.redis).await.map_err(unavailable)?;
+            let found = Mark::draw(now_ms()).agree(&inner.redis).await.map_err(unavailable)?;
             tracing::warn!("Redis has lost its replay reservations; commands that it may have seen before are refused");
             inner.eras.turn(found.era.clone(), now_ms());
             // Beside none, it was reserved after the wipe. Beside another, before it: it stays of that era.
@@ -184,7 +184,7 @@ impl Retention {
         let value: Option<Vec<u8>> = inner.redis.run(cmd("GET").arg(&inner.mark)).await?;
         let Some(value) = value else { return Ok(()) };
         if value != seen.mark {
-            if Mark::parse(&value).is_some_and(|mark| mark.writer != inner.writer) {
+            if Mark::parse(&value).is_some_and(|mark| mark.is_of_another(&inner.writer)) {
                 inner.eras.others(now_ms().saturating_add(OTHERS_MS));
             }
             seen.mark.clone_from(&value);

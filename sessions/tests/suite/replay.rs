@@ -141,6 +141,15 @@ async fn what_another_edge_had_carried_out_is_not_carried_out_after_a_wipe() {
     assert_eq!(verdict(&other, &seen).await, Err(Refusal::StoreUnavailable));
 }
 
+#[tokio::test]
+async fn who_carries_nothing_out_puts_nobody_s_commands_in_doubt() {
+    let bench = Bench::start("").await;
+    let other = bench.beside().await;
+    bench.server.run(&["FLUSHALL"]);
+    bench.write_key(&bench.snapshot(Status::Active, 10));
+    assert_eq!(verdict(&other, &bench.command("r")).await, Ok(()), "the first request after a wipe is served");
+}
+
 async fn claim(edge: &Verifier, bench: &Bench, request_id: &str) -> Claimed {
     edge.claim(&bench.command(request_id), None, LIMIT).await.unwrap().1
 }
